@@ -1,0 +1,52 @@
+//! Enrollment tokens: counted, expiring secrets with which machines enroll.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::date_time::DateTimeUtc;
+
+/// Makes an enrollment token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EnrollmentTokenCreate {
+    /// How many machines may enroll with it, from 1 to 100,000.
+    pub uses_max: u32,
+    /// How long it is valid, in seconds, from 60 to 31,536,000 (a year).
+    pub expires_in_seconds: u64,
+    /// What it is for.
+    #[serde(default)]
+    pub comment: String,
+}
+
+/// An enrollment token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EnrollmentToken {
+    /// Names it; not a secret.
+    pub id: Uuid,
+    /// What it is for.
+    pub comment: String,
+    /// How many machines may enroll with it.
+    pub uses_max: u32,
+    /// How many have.
+    pub uses: u32,
+    /// When it was made.
+    pub creation_date_time_utc: DateTimeUtc,
+    /// When it ends.
+    pub expiry_date_time_utc: DateTimeUtc,
+    /// When it was revoked.
+    pub revoked_date_time_utc: Option<DateTimeUtc>,
+}
+
+/// An enrollment token that was just made. The secret is shown this once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EnrollmentTokenCreated {
+    /// The token.
+    #[serde(flatten)]
+    pub token: EnrollmentToken,
+    /// The secret.
+    pub secret: String,
+    /// The command to run, as root, on the machine that is to enroll.
+    pub command: String,
+}

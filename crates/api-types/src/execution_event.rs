@@ -1,0 +1,37 @@
+//! Refused executions, as machines report them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::date_time::DateTimeUtc;
+
+/// One refused execution, or several alike within a second.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecutionEvent {
+    /// Rises with the order of arrival.
+    pub id: i64,
+    /// The machine.
+    pub machine_id: String,
+    /// Its name.
+    pub computer_dns_name: String,
+    /// When it happened, by the machine's clock.
+    pub event_date_time_utc: DateTimeUtc,
+    /// The file's path, escaped.
+    pub path: String,
+    /// SHA-256 of its content, when known.
+    pub sha256: Option<String>,
+    /// Stable reason code.
+    pub cause: String,
+    /// The rule that decided, when one did.
+    pub rule: Option<String>,
+    /// The process that tried.
+    pub process_id: i32,
+    /// Its parent.
+    pub parent_process_id: i32,
+    /// Its user.
+    pub user_id: Option<u32>,
+    /// The program that it ran, escaped.
+    pub parent_program: String,
+    /// How many alike this stands for.
+    pub count: u64,
+}

@@ -1,0 +1,96 @@
+//! What was decided about one execution, and why.
+
+use crate::digest::Sha256Digest;
+
+/// The answer to "may this run?": nothing but yes or no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The execution goes ahead.
+    Allow,
+    /// The kernel answers the caller with `EPERM`.
+    Deny,
+}
+
+/// What is known about the file that is about to run.
+///
+/// Collected by whoever has the file open; `policy::CompiledPolicy::evaluate` turns it into a [`Decision`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecutionFacts<'a> {
+    /// Content of the exact inode version that will run.
+    pub digest: Sha256Digest,
+    /// The path by which the kernel opened it, as bytes: a path need not be UTF-8.
+    pub path: &'a [u8],
+    /// Whether an installed package shipped this content at a path where this very inode is.
+    pub in_package_database: bool,
+    /// Whether the file belongs to the set that keeps the machine alive and reachable.
+    pub in_survival_set: bool,
+}
+
+/// Why a verdict is what it is. One stable code per reason ([`DecisionCause::code`]).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DecisionCause {
+    /// The file is part of the survival set.
+    SurvivalSet,
+    /// The rule with this id, explicit deny or admin allow.
+    Rule(String),
+    /// An installed package shipped this content at this place.
+    PackageDatabase,
+    /// Nothing vouches for the file.
+    Unlisted,
+    /// The file could not be read, or changed while it was read.
+    Unreadable,
+    /// The file is larger than the gate is willing to hash on demand.
+    TooLarge,
+    /// The decision could not be made in time.
+    Late,
+    /// More undecided executions were waiting than the gate holds.
+    Overload,
+}
+
+impl DecisionCause {
+    /// The stable reason code, as events and `explain` show it. Stored and sent; never rename.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::SurvivalSet => "survival-set",
+            Self::Rule(_) => "rule",
+            Self::PackageDatabase => "package-database",
+            Self::Unlisted => "unlisted",
+            Self::Unreadable => "unreadable",
+            Self::TooLarge => "too-large",
+            Self::Late => "late",
+            Self::Overload => "overload",
+        }
+    }
+}
+
+/// Whether a cache may repeat a verdict for the same inode version. Allowed and cacheable are different properties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reuse {
+    /// The verdict holds as long as the inode version does.
+    SameInodeVersion,
+    /// Ask again: the verdict came from a passing condition.
+    Never,
+}
+
+/// A verdict with its cause.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Decision {
+    /// May it run.
+    pub verdict: Verdict,
+    /// Which rule, trust source or failure said so.
+    pub cause: DecisionCause,
+    /// Whether a cache may repeat it.
+    pub reuse: Reuse,
+}
+
+impl Decision {
+    /// A decision drawn from the file's content and the policy, which a cache may repeat.
+    pub fn settled(verdict: Verdict, cause: DecisionCause) -> Self {
+        Self { verdict, cause, reuse: Reuse::SameInodeVersion }
+    }
+
+    /// A refusal because no decision could be made: in doubt, nothing runs.
+    pub fn failure(cause: DecisionCause) -> Self {
+        Self { verdict: Verdict::Deny, cause, reuse: Reuse::Never }
+    }
+}

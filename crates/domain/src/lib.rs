@@ -1,0 +1,16 @@
+//! The nouns of Cordon and their rules.
+//!
+//! Owns what a word means: machine, machine action, restriction, allow policy, decision, permission, rate limit.
+//! Deliberately has no IO, clock, async or serialization: wire and disk formats live in `api-types`,
+//! `agent-protocol`, `orders` and `store`, which convert to and from these types.
+#![forbid(unsafe_code)]
+
+pub mod allow_policy;
+pub mod decision;
+pub mod digest;
+pub mod machine;
+pub mod machine_action;
+pub mod permission;
+pub mod rate_limit;
+pub mod restriction;
+pub mod time;

@@ -1,0 +1,213 @@
+//! Orders: what the control plane tells one machine's gate to be.
+
+use domain::digest::Sha256Digest;
+use domain::machine::MachineId;
+use domain::machine_action::MachineActionId;
+use domain::restriction::{Desired, Fence};
+use domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::envelope::{Envelope, VerifyError};
+use crate::key::{SigningKey, TrustedKeys};
+
+const PAYLOAD_TYPE: &str = "application/vnd.cordon.order.v1+json";
+
+/// An order to one machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The machine that is to obey.
+    pub machine: MachineId,
+    /// Admits the order once, and only before any later one.
+    pub fence: Fence,
+    /// The machine action that the order belongs to.
+    pub action: MachineActionId,
+    /// What the machine is to be.
+    pub desired: Desired,
+    /// Digest of the signed policy that applies when restricted.
+    pub policy: Option<Sha256Digest>,
+    /// When it was signed.
+    pub issued_at: Timestamp,
+    /// After this the gate refuses to accept it.
+    pub not_after: Timestamp,
+}
+
+/// The order inside an envelope that a trusted key signed for this machine, not expired when verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedOrder(Order);
+
+impl Order {
+    /// The longest order, in bytes.
+    pub const BYTES_MAX: usize = 8 * 1024;
+
+    /// Signs the order.
+    pub fn sign(&self, key: &SigningKey) -> Envelope {
+        let document = Document {
+            machine: self.machine.to_string(),
+            store_epoch: self.fence.store_epoch,
+            incarnation: self.fence.incarnation,
+            generation: self.fence.generation,
+            action: self.action.0.to_string(),
+            desired: match self.desired {
+                Desired::Released => DesiredName::Released,
+                Desired::Restricted => DesiredName::Restricted,
+            },
+            policy: self.policy.map(|digest| digest.to_string()),
+            issued_at: self.issued_at.ticks(),
+            not_after: self.not_after.ticks(),
+        };
+        Envelope::sign(PAYLOAD_TYPE, &serde_json::to_vec(&document).unwrap_or_default(), key)
+    }
+}
+
+impl VerifiedOrder {
+    /// Believes `bytes` when a trusted key signed them as an order to `machine` that is not expired at `now`.
+    ///
+    /// # Errors
+    /// [`VerifyError`], which says what is wrong.
+    pub fn verify(
+        bytes: &[u8],
+        keys: &TrustedKeys,
+        machine: MachineId,
+        now: Timestamp,
+    ) -> Result<Self, VerifyError> {
+        let verified = Self::verify_kept(bytes, keys, machine)?;
+        if now > verified.0.not_after {
+            return Err(VerifyError::Expired);
+        }
+        Ok(verified)
+    }
+
+    /// Like [`VerifiedOrder::verify`] for an order that the gate accepted in time and kept: it does not expire.
+    ///
+    /// # Errors
+    /// [`VerifyError`], which says what is wrong.
+    pub fn verify_kept(bytes: &[u8], keys: &TrustedKeys, machine: MachineId) -> Result<Self, VerifyError> {
+        let payload = Envelope::from_bytes(bytes, Order::BYTES_MAX)?.verify(PAYLOAD_TYPE, keys)?;
+        let order = serde_json::from_slice::<Document>(&payload)
+            .map_err(|error| error.to_string())
+            .and_then(Document::read)
+            .map_err(VerifyError::Unreadable)?;
+        if order.machine != machine {
+            return Err(VerifyError::OtherMachine(order.machine));
+        }
+        Ok(Self(order))
+    }
+
+    /// The order.
+    pub fn order(&self) -> &Order {
+        &self.0
+    }
+}
+
+/// The signed bytes. Unknown fields are refused: a field that this version does not know could change the meaning.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    machine: String,
+    store_epoch: u64,
+    incarnation: u64,
+    generation: u64,
+    action: String,
+    desired: DesiredName,
+    policy: Option<String>,
+    issued_at: i64,
+    not_after: i64,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DesiredName {
+    Released,
+    Restricted,
+}
+
+impl DesiredName {
+    pub(crate) fn desired(self) -> Desired {
+        match self {
+            Self::Released => Desired::Released,
+            Self::Restricted => Desired::Restricted,
+        }
+    }
+}
+
+impl Document {
+    fn read(self) -> Result<Order, String> {
+        let policy = self.policy.map(|text| text.parse()).transpose().map_err(text_of)?;
+        let desired = self.desired.desired();
+        if desired == Desired::Restricted && policy.is_none() {
+            return Err("a restriction without a policy".to_owned());
+        }
+        Ok(Order {
+            machine: self.machine.parse().map_err(text_of)?,
+            fence: Fence {
+                store_epoch: self.store_epoch,
+                incarnation: self.incarnation,
+                generation: self.generation,
+            },
+            action: MachineActionId(self.action.parse().map_err(text_of)?),
+            desired,
+            policy,
+            issued_at: Timestamp::from_ticks(self.issued_at),
+            not_after: Timestamp::from_ticks(self.not_after),
+        })
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
+pub(crate) fn text_of(error: impl ToString) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order() -> Order {
+        Order {
+            machine: MachineId([3; 20]),
+            fence: Fence { store_epoch: 1, incarnation: 2, generation: 7 },
+            action: MachineActionId(uuid::Uuid::from_u128(9)),
+            desired: Desired::Restricted,
+            policy: Some(Sha256Digest([5; 32])),
+            issued_at: Timestamp::from_unix_seconds(100),
+            not_after: Timestamp::from_unix_seconds(200),
+        }
+    }
+
+    fn verify(order: &Order, machine: MachineId, now: i64) -> Result<VerifiedOrder, VerifyError> {
+        let key = SigningKey::from_seed(&[1; 32]);
+        let keys = TrustedKeys::new([key.public_key()]);
+        VerifiedOrder::verify(&order.sign(&key).to_bytes(), &keys, machine, Timestamp::from_unix_seconds(now))
+    }
+
+    #[test]
+    fn a_signed_order_reads_back() {
+        assert_eq!(verify(&order(), MachineId([3; 20]), 150).unwrap().order(), &order());
+    }
+
+    #[test]
+    fn another_machines_order_is_refused() {
+        let refused = verify(&order(), MachineId([4; 20]), 150);
+        assert_eq!(refused, Err(VerifyError::OtherMachine(MachineId([3; 20]))));
+    }
+
+    #[test]
+    fn an_expired_order_is_refused() {
+        assert!(verify(&order(), MachineId([3; 20]), 200).is_ok());
+        assert_eq!(verify(&order(), MachineId([3; 20]), 201), Err(VerifyError::Expired));
+    }
+
+    #[test]
+    fn a_restriction_without_policy_is_refused() {
+        let refused = verify(&Order { policy: None, ..order() }, MachineId([3; 20]), 150);
+        assert!(matches!(refused, Err(VerifyError::Unreadable(_))));
+    }
+
+    #[test]
+    fn an_oversized_order_is_refused_before_it_is_read() {
+        let keys = TrustedKeys::new([]);
+        let bytes = vec![b'['; Order::BYTES_MAX + 1];
+        let refused = VerifiedOrder::verify(&bytes, &keys, MachineId([3; 20]), Timestamp::default());
+        assert!(matches!(refused, Err(VerifyError::TooLarge { .. })));
+    }
+}

@@ -1,0 +1,241 @@
+//! From a policy and facts to a decision.
+
+use domain::allow_policy::{AllowPolicy, Effect, Matcher, PolicyError, Profile, Rule};
+use domain::decision::{Decision, DecisionCause, ExecutionFacts, Verdict};
+use domain::digest::Sha256Digest;
+
+/// A policy in the form that answers quickly.
+#[derive(Debug, Clone)]
+pub struct CompiledPolicy {
+    profile: Profile,
+    /// Sorted by digest, then id: all rules about one content lie together, and the smallest id answers.
+    rules: Box<[CompiledRule]>,
+}
+
+/// What evaluation needs of a rule: the comment is for people.
+#[derive(Debug, Clone)]
+struct CompiledRule {
+    digest: Sha256Digest,
+    effect: Effect,
+    /// `None`: anywhere.
+    place: Option<Box<[u8]>>,
+    id: Box<str>,
+}
+
+impl CompiledRule {
+    fn new(rule: &Rule) -> Self {
+        let (digest, place) = match &rule.matcher {
+            Matcher::Sha256(digest) => (*digest, None),
+            Matcher::PathSha256(place, digest) => (*digest, Some(place.as_slice().into())),
+        };
+        Self { digest, effect: rule.effect, place, id: rule.id.as_str().into() }
+    }
+}
+
+impl CompiledPolicy {
+    /// Compiles a policy.
+    ///
+    /// # Errors
+    /// [`PolicyError`] when it is not valid.
+    pub fn compile(policy: &AllowPolicy) -> Result<Self, PolicyError> {
+        policy.validate()?;
+        let mut rules: Box<[_]> = policy.rules.iter().map(CompiledRule::new).collect();
+        rules.sort_by(|a, b| (a.digest, &a.id).cmp(&(b.digest, &b.id)));
+        Ok(Self { profile: policy.profile, rules })
+    }
+
+    /// The set that applies when no policy can be read: packages and what keeps the machine alive, no rules.
+    pub fn os_only() -> Self {
+        Self { profile: Profile::OsOnly, rules: Box::default() }
+    }
+
+    /// Decides about one execution. The first of these that matches wins: survival set, deny rule, allow rule,
+    /// package database, nothing.
+    pub fn evaluate(&self, facts: &ExecutionFacts<'_>) -> Decision {
+        if facts.in_survival_set {
+            return Decision::settled(Verdict::Allow, DecisionCause::SurvivalSet);
+        }
+        if let Some(rule) = self.matching(facts, Effect::Deny) {
+            return Decision::settled(Verdict::Deny, DecisionCause::Rule(rule.id.to_string()));
+        }
+        if self.profile == Profile::OsAndApproved
+            && let Some(rule) = self.matching(facts, Effect::Allow)
+        {
+            return Decision::settled(Verdict::Allow, DecisionCause::Rule(rule.id.to_string()));
+        }
+        if self.profile != Profile::SurvivalOnly && facts.in_package_database {
+            return Decision::settled(Verdict::Allow, DecisionCause::PackageDatabase);
+        }
+        Decision::settled(Verdict::Deny, DecisionCause::Unlisted)
+    }
+
+    fn matching(&self, facts: &ExecutionFacts<'_>, effect: Effect) -> Option<&CompiledRule> {
+        let start = self.rules.partition_point(|rule| rule.digest < facts.digest);
+        self.rules.iter().skip(start).take_while(|rule| rule.digest == facts.digest).find(|rule| {
+            rule.effect == effect && rule.place.as_deref().is_none_or(|place| place == facts.path)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rule(id: &str, path: Option<&str>, content: u8, effect: Effect) -> Rule {
+        let digest = Sha256Digest([content; 32]);
+        let matcher = match path {
+            None => Matcher::Sha256(digest),
+            Some(path) => Matcher::PathSha256(path.as_bytes().to_vec(), digest),
+        };
+        Rule { id: id.to_owned(), matcher, effect, comment: String::new() }
+    }
+
+    fn policy(profile: Profile, rules: Vec<Rule>) -> CompiledPolicy {
+        CompiledPolicy::compile(&AllowPolicy { name: "p".to_owned(), revision: 1, profile, rules }).unwrap()
+    }
+
+    /// Facts in short: content, path, then `p` for packaged and `s` for survival set. Answer: verdict and cause.
+    fn check(policy: &CompiledPolicy, content: u8, path: &str, flags: &str, expected: &str) {
+        let facts = ExecutionFacts {
+            digest: Sha256Digest([content; 32]),
+            path: path.as_bytes(),
+            in_package_database: flags.contains('p'),
+            in_survival_set: flags.contains('s'),
+        };
+        let decision = policy.evaluate(&facts);
+        let id = if let DecisionCause::Rule(id) = &decision.cause { id.as_str() } else { "" };
+        assert_eq!(format!("{:?} {} {id}", decision.verdict, decision.cause.code()).trim_end(), expected);
+    }
+
+    #[test]
+    fn precedence_table() {
+        let rules = || {
+            vec![
+                rule("allow-1", None, 1, Effect::Allow),
+                rule("allow-1-again", None, 1, Effect::Allow),
+                rule("allow-2-here", Some("/opt/x"), 2, Effect::Allow),
+                rule("deny-3", None, 3, Effect::Deny),
+                rule("allow-3", None, 3, Effect::Allow),
+                rule("deny-4-here", Some("/usr/bin/y"), 4, Effect::Deny),
+            ]
+        };
+        let approved = policy(Profile::OsAndApproved, rules());
+        check(&approved, 1, "/anywhere", "", "Allow rule allow-1");
+        check(&approved, 2, "/opt/x", "", "Allow rule allow-2-here");
+        check(&approved, 2, "/tmp/x", "", "Deny unlisted");
+        check(&approved, 3, "/usr/bin/z", "p", "Deny rule deny-3");
+        check(&approved, 3, "/usr/bin/z", "ps", "Allow survival-set");
+        check(&approved, 4, "/usr/bin/y", "p", "Deny rule deny-4-here");
+        check(&approved, 4, "/usr/bin/other", "p", "Allow package-database");
+        check(&approved, 9, "/home/me/evil", "", "Deny unlisted");
+        let os_only = policy(Profile::OsOnly, rules());
+        check(&os_only, 1, "/anywhere", "", "Deny unlisted");
+        check(&os_only, 9, "/usr/bin/ls", "p", "Allow package-database");
+        check(&os_only, 3, "/usr/bin/z", "p", "Deny rule deny-3");
+        let survival = policy(Profile::SurvivalOnly, rules());
+        check(&survival, 9, "/usr/bin/ls", "p", "Deny unlisted");
+        check(&survival, 9, "/usr/sbin/sshd", "ps", "Allow survival-set");
+    }
+
+    fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
+        let one = (0..4_u8, prop::option::of(0..2_u8), any::<bool>());
+        prop::collection::vec(one, 0..12).prop_map(|rules| {
+            let effect = |deny: bool| if deny { Effect::Deny } else { Effect::Allow };
+            let path = |path: Option<u8>| path.map(|p| format!("/p{p}"));
+            let make = |(i, (content, place, deny)): (usize, (u8, Option<u8>, bool))| {
+                rule(&format!("r{i:02}"), path(place).as_deref(), content, effect(deny))
+            };
+            rules.into_iter().enumerate().map(make).collect()
+        })
+    }
+
+    fn any_profile() -> impl Strategy<Value = Profile> {
+        prop::sample::select(vec![Profile::OsOnly, Profile::OsAndApproved, Profile::SurvivalOnly])
+    }
+
+    fn facts(content: u8, packaged: bool, survival: bool) -> ExecutionFacts<'static> {
+        ExecutionFacts {
+            digest: Sha256Digest([content; 32]),
+            path: b"/p0",
+            in_package_database: packaged,
+            in_survival_set: survival,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn adding_a_deny_never_allows_more(
+            profile in any_profile(), rules in any_rules(), content in 0..4_u8,
+            added in 0..4_u8, place in prop::option::of(0..2_u8), packaged: bool
+        ) {
+            let facts = facts(content, packaged, false);
+            let before = policy(profile, rules.clone()).evaluate(&facts);
+            let mut more = rules;
+            more.push(rule("zz", place.map(|p| format!("/p{p}")).as_deref(), added, Effect::Deny));
+            let after = policy(profile, more).evaluate(&facts);
+            prop_assert!(before.verdict == Verdict::Allow || after.verdict == Verdict::Deny);
+        }
+
+        #[test]
+        fn the_order_of_rules_has_no_meaning(
+            profile in any_profile(), rules in any_rules(), content in 0..4_u8, packaged: bool, survival: bool
+        ) {
+            let facts = facts(content, packaged, survival);
+            let mut reversed = rules.clone();
+            reversed.reverse();
+            let (a, b) = (policy(profile, rules), policy(profile, reversed));
+            prop_assert_eq!(a.evaluate(&facts), b.evaluate(&facts));
+        }
+
+        #[test]
+        fn the_survival_set_always_runs(profile in any_profile(), rules in any_rules(), content in 0..4_u8) {
+            let decision = policy(profile, rules).evaluate(&facts(content, false, true));
+            prop_assert_eq!(decision, Decision::settled(Verdict::Allow, DecisionCause::SurvivalSet));
+        }
+
+        /// Contents 0 to 3 have rules; content 9 never has one.
+        #[test]
+        fn what_nothing_vouches_for_never_runs(profile in any_profile(), rules in any_rules()) {
+            let decision = policy(profile, rules).evaluate(&facts(9, false, false));
+            prop_assert_eq!(decision, Decision::settled(Verdict::Deny, DecisionCause::Unlisted));
+        }
+
+        /// The evaluation in words, over all rules, without sorting or searching.
+        #[test]
+        fn agrees_with_a_plain_reading(
+            profile in any_profile(), rules in any_rules(), content in 0..4_u8, packaged: bool
+        ) {
+            let facts = facts(content, packaged, false);
+            let smallest = |effect: Effect| {
+                let matching = rules.iter().filter(|rule| rule.effect == effect && match &rule.matcher {
+                    Matcher::Sha256(digest) => *digest == facts.digest,
+                    Matcher::PathSha256(path, digest) => *digest == facts.digest && path == facts.path,
+                });
+                matching.map(|rule| rule.id.clone()).min()
+            };
+            let expected = match (smallest(Effect::Deny), smallest(Effect::Allow)) {
+                (Some(id), _) => (Verdict::Deny, DecisionCause::Rule(id)),
+                (None, Some(id)) if profile == Profile::OsAndApproved => (Verdict::Allow, DecisionCause::Rule(id)),
+                (None, _) if packaged && profile != Profile::SurvivalOnly => {
+                    (Verdict::Allow, DecisionCause::PackageDatabase)
+                }
+                (None, _) => (Verdict::Deny, DecisionCause::Unlisted),
+            };
+            prop_assert_eq!(
+                policy(profile, rules.clone()).evaluate(&facts),
+                Decision::settled(expected.0, expected.1)
+            );
+        }
+    }
+
+    #[test]
+    fn an_invalid_policy_is_not_compiled() {
+        let rules = vec![rule("same", None, 1, Effect::Allow), rule("same", None, 2, Effect::Deny)];
+        let policy = AllowPolicy { name: "p".to_owned(), revision: 1, profile: Profile::OsOnly, rules };
+        assert_eq!(
+            CompiledPolicy::compile(&policy).unwrap_err(),
+            PolicyError::DuplicateRuleId("same".to_owned())
+        );
+    }
+}

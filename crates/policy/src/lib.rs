@@ -1,0 +1,12 @@
+//! Compiles an allow policy and evaluates what is known about one execution: pure, total, without IO.
+//!
+//! The same code answers on the machine and in the server's previews. Also owns the exact bytes of the package
+//! baseline ([`baseline`]), because agent and gate must agree on them and neither may use the other.
+//! Every rule is about content, so every verdict can be pushed to a kernel map ahead of time.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod baseline;
+mod evaluate;
+
+pub use evaluate::CompiledPolicy;

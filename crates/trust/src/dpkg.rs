@@ -1,0 +1,140 @@
+//! The dpkg database: which packages are installed, and the MD5 of each file that they shipped.
+//!
+//! Owns the formats of `status`, `info/*.md5sums` and `diversions`. Everything read here is hostile: lines, files and
+//! counts have limits, and what is malformed is counted and vouches for nothing. Whether a file still is what its
+//! package shipped is the inventory's business.
+
+mod diversions;
+mod lines;
+mod md5sums;
+mod status;
+
+use std::fs::File;
+use std::io::{self, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+
+use crate::root::Root;
+
+pub use diversions::{Diversion, read_diversions};
+pub use md5sums::read_md5sums;
+pub use status::{Package, Status, read_status};
+
+/// An MD5 digest: good enough to notice damage, and all that dpkg has.
+pub type Md5Digest = [u8; 16];
+
+/// The longest database file that is read, in bytes: about a hundred times a large desktop's `status`.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+/// The longest path, in bytes: the kernel's `PATH_MAX`.
+const PATH_BYTES_MAX: usize = 4096;
+
+/// A database file that is there cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", path.display())]
+pub struct DatabaseError {
+    /// The database file.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// The database in a root.
+#[derive(Debug)]
+pub(crate) struct Database {
+    folder: PathBuf,
+    pub(crate) status: Status,
+    pub(crate) diversions: Vec<Diversion>,
+}
+
+impl Database {
+    /// Reads which packages are installed, and the diversions.
+    pub(crate) fn open(root: &Root) -> Result<Self, DatabaseError> {
+        let folder = root.outside(b"/var/lib/dpkg");
+        let path = folder.join("status");
+        let mut status =
+            open(&path).and_then(read_status).map_err(|source| DatabaseError { path, source })?;
+        let path = folder.join("diversions");
+        let (diversions, malformed) = match open(&path).and_then(read_diversions) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), 0),
+            other => other.map_err(|source| DatabaseError { path, source })?,
+        };
+        status.malformed += malformed;
+        Ok(Self { folder, status, diversions })
+    }
+
+    /// About how many files the packages list: lines, of any form.
+    pub(crate) fn count_files(&self) -> u64 {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut count = 0;
+        for package in &self.status.packages {
+            count += package.conffiles.len() as u64;
+            let Ok(Some(mut input)) = self.md5sums(package) else { continue };
+            while let Ok(length @ 1..) = input.read(&mut buffer) {
+                let lines = buffer.iter().take(length).filter(|byte| **byte == b'\n').count();
+                count += lines as u64;
+            }
+        }
+        count
+    }
+
+    /// Calls `each` with every file that the package lists: its path as listed, and its MD5. Answers how many lines
+    /// were malformed.
+    pub(crate) fn list_files(
+        &self,
+        package: &Package,
+        each: &mut dyn FnMut(&[u8], Md5Digest),
+    ) -> Result<u64, DatabaseError> {
+        for (path, md5) in &package.conffiles {
+            each(path, *md5);
+        }
+        let mut read = || match self.md5sums(package)? {
+            Some(input) => read_md5sums(input, each),
+            None => Ok(0),
+        };
+        read().map_err(|source| DatabaseError { path: self.md5sums_path(package), source })
+    }
+
+    fn md5sums_path(&self, package: &Package) -> PathBuf {
+        self.folder.join("info").join(format!("{}.md5sums", package.key))
+    }
+
+    /// A package that ships nothing but directories has none.
+    fn md5sums(&self, package: &Package) -> io::Result<Option<BufReader<io::Take<File>>>> {
+        match open(&self.md5sums_path(package)) {
+            Ok(input) => Ok(Some(input)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Opens a database file, within the limit.
+fn open(path: &Path) -> io::Result<BufReader<io::Take<File>>> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file of possible size"));
+    }
+    Ok(BufReader::with_capacity(64 * 1024, file.take(FILE_BYTES_MAX)))
+}
+
+/// A path that a package may list, as absolute path: no NUL, no empty, `.` or `..` components.
+fn clean_path(relative: &[u8]) -> Option<Vec<u8>> {
+    let possible = relative.len() < PATH_BYTES_MAX
+        && !relative.contains(&0)
+        && relative.split(|byte| *byte == b'/').all(|component| !matches!(component, b"" | b"." | b".."));
+    possible.then(|| [b"/", relative].concat())
+}
+
+/// 32 hexadecimal digits.
+fn parse_md5(text: &[u8]) -> Option<Md5Digest> {
+    let (pairs, rest) = text.as_chunks::<2>();
+    if pairs.len() != 16 || !rest.is_empty() {
+        return None;
+    }
+    let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16)?).ok();
+    let mut md5 = [0; 16];
+    for (byte, [high, low]) in md5.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(md5)
+}

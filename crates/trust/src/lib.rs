@@ -1,0 +1,19 @@
+//! What the machine's vendor vouches for: the dpkg database, the digests of packaged files, and the inventory of both.
+//!
+//! Reads the database's files directly, so that nothing is executed and nothing else is trusted. dpkg carries unsigned
+//! MD5 only: a file counts when its content has the MD5 that its package shipped, and from then on its SHA-256, taken
+//! in the same read, is its identity. This crate does not decide what may run, does not talk to the gate and reads no
+//! clock; whoever runs a scan chooses when and at which priority.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod content;
+pub mod dpkg;
+mod explanation;
+mod inventory;
+mod root;
+mod state;
+
+pub use content::Unreadable;
+pub use explanation::Explanation;
+pub use inventory::{Error, Inventory, Progress, ScanReport, Unvouched};

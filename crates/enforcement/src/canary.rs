@@ -1,0 +1,147 @@
+//! Canaries: executions whose outcome is known ahead, so that a switch is proved and not believed.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use domain::digest::Sha256Digest;
+use domain::restriction::{CanaryOutcome, Probe};
+use sha2::Digest as _;
+
+/// What a canary that runs ends with.
+const EXIT_STATUS: i32 = 42;
+/// How long a canary may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The canaries of one folder, which must lie on a filesystem that the restriction covers and programs may run on.
+#[derive(Debug)]
+pub struct Canaries {
+    folder: PathBuf,
+}
+
+impl Canaries {
+    /// Writes the listed canary into `folder`.
+    ///
+    /// # Errors
+    /// From the filesystem.
+    pub fn prepare(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let canaries = Self { folder: folder.to_owned() };
+        write_program(&canaries.listed(), &program(b"listed"))?;
+        Ok(canaries)
+    }
+
+    /// Content of the listed canary: whoever judges must allow it.
+    pub fn listed_digest() -> Sha256Digest {
+        Sha256Digest(sha2::Sha256::digest(program(b"listed")).into())
+    }
+
+    /// Runs both canaries. `nonce` makes the unlisted one a program that nobody has ever seen.
+    pub fn run(&self, nonce: [u8; 16]) -> Probe {
+        let unlisted = self.folder.join("unlisted");
+        let outcome = match write_program(&unlisted, &program(&nonce)) {
+            Ok(()) => execute(&unlisted),
+            Err(_) => CanaryOutcome::Failed,
+        };
+        // It is written anew each time.
+        drop(fs::remove_file(&unlisted));
+        Probe { unlisted: outcome, listed: execute(&self.listed()) }
+    }
+
+    fn listed(&self) -> PathBuf {
+        self.folder.join("listed")
+    }
+}
+
+fn write_program(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(path)?.write_all(bytes)
+}
+
+fn execute(path: &Path) -> CanaryOutcome {
+    let mut child = match Command::new(path).env_clear().spawn() {
+        Ok(child) => child,
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => return CanaryOutcome::Refused,
+        Err(_) => return CanaryOutcome::Failed,
+    };
+    let start = Instant::now();
+    let ran = |status: ExitStatus| {
+        if status.code() == Some(EXIT_STATUS) { CanaryOutcome::Ran } else { CanaryOutcome::Failed }
+    };
+    while start.elapsed() < DEADLINE {
+        match child.try_wait() {
+            Ok(Some(status)) => return ran(status),
+            Ok(None) => std::thread::sleep(Duration::from_micros(200)),
+            Err(_) => return CanaryOutcome::Failed,
+        }
+    }
+    drop(child.kill());
+    drop(child.wait());
+    CanaryOutcome::Failed
+}
+
+#[cfg(target_arch = "x86_64")]
+const MACHINE: u16 = 62;
+/// `exit(42)`: mov edi, 42; mov eax, 60; syscall.
+#[cfg(target_arch = "x86_64")]
+const CODE: [u8; 12] = [0xbf, 42, 0, 0, 0, 0xb8, 60, 0, 0, 0, 0x0f, 0x05];
+
+#[cfg(target_arch = "aarch64")]
+const MACHINE: u16 = 183;
+/// `exit(42)`: mov x0, 42; mov x8, 93; svc 0.
+#[cfg(target_arch = "aarch64")]
+const CODE: [u8; 12] = [0x40, 0x05, 0x80, 0xd2, 0xa8, 0x0b, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4];
+
+/// A static ELF program of one segment that exits with [`EXIT_STATUS`], followed by `tail`.
+fn program(tail: &[u8]) -> Vec<u8> {
+    const BASE: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    let size = HEADERS + CODE.len() as u64 + tail.len() as u64;
+    let mut bytes = Vec::new();
+    // e_ident: 64 bit, little endian, version 1, System V.
+    bytes.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    bytes.extend(2_u16.to_le_bytes()); // e_type: executable
+    bytes.extend(MACHINE.to_le_bytes());
+    bytes.extend(1_u32.to_le_bytes()); // e_version
+    bytes.extend((BASE + HEADERS).to_le_bytes()); // e_entry
+    bytes.extend(64_u64.to_le_bytes()); // e_phoff
+    bytes.extend(0_u64.to_le_bytes()); // e_shoff
+    bytes.extend(0_u32.to_le_bytes()); // e_flags
+    for half in [64_u16, 56, 1, 0, 0, 0] {
+        bytes.extend(half.to_le_bytes()); // e_ehsize, e_phentsize, e_phnum, no sections
+    }
+    bytes.extend(1_u32.to_le_bytes()); // p_type: load
+    bytes.extend(5_u32.to_le_bytes()); // p_flags: read, execute
+    for word in [0, BASE, BASE, size, size, 0x1000] {
+        bytes.extend(word.to_le_bytes()); // p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align
+    }
+    bytes.extend(CODE);
+    bytes.extend(tail);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canaries_run_where_nothing_restricts() {
+        let folder = tempfile::tempdir().unwrap();
+        let probe = Canaries::prepare(folder.path()).unwrap().run([7; 16]);
+        assert_eq!(probe, Probe { unlisted: CanaryOutcome::Ran, listed: CanaryOutcome::Ran });
+    }
+
+    #[test]
+    fn a_folder_that_holds_no_program_proves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let canaries = Canaries { folder: folder.path().join("missing") };
+        let probe = canaries.run([7; 16]);
+        assert_eq!(probe, Probe { unlisted: CanaryOutcome::Failed, listed: CanaryOutcome::Failed });
+    }
+}

@@ -1,0 +1,122 @@
+//! Denials: who was refused what, found out after the kernel has its answer.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use domain::decision::DecisionCause;
+use domain::digest::Sha256Digest;
+use domain::time::Timestamp;
+
+use crate::fanotify::Shared;
+use crate::label::{Label, path_of};
+
+/// The most denials that wait to be taken.
+const DENIALS_MAX: usize = 4096;
+/// Denials alike within this time are one, with a count.
+const COALESCED_WITHIN: Duration = Duration::from_secs(1);
+/// How far back a denial alike is looked for.
+const COALESCED_LOOK_BACK: usize = 16;
+
+/// One refused execution, or several alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// When the first of them was refused.
+    pub at: Timestamp,
+    /// Where the file lay, as bytes.
+    pub path: Vec<u8>,
+    /// Its content, when it was read.
+    pub digest: Option<Sha256Digest>,
+    /// Why.
+    pub cause: DecisionCause,
+    /// The process that tried.
+    pub pid: i32,
+    /// Its parent; 0 when the process was gone before it was looked at.
+    pub ppid: i32,
+    /// Its user; none when the process was gone.
+    pub uid: Option<u32>,
+    /// The program that it ran, as bytes; empty when the process was gone.
+    pub parent_program: Vec<u8>,
+    /// How many alike.
+    pub count: u64,
+}
+
+/// What the responder hands over.
+pub(crate) struct RawDenial {
+    pub(crate) file: Arc<OwnedFd>,
+    pub(crate) pid: i32,
+    pub(crate) label: Arc<Label>,
+}
+
+/// The denials that nobody has taken.
+#[derive(Default)]
+pub(crate) struct DenialLog {
+    waiting: Mutex<VecDeque<(Instant, Denial)>>,
+    dropped: AtomicU64,
+}
+
+impl DenialLog {
+    pub(crate) fn take(&self, max: usize) -> Vec<Denial> {
+        let mut waiting = self.lock();
+        let count = waiting.len().min(max);
+        waiting.drain(..count).map(|(_, denial)| denial).collect()
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn add(&self, denial: Denial) {
+        let mut waiting = self.lock();
+        let alike = waiting.iter_mut().rev().take(COALESCED_LOOK_BACK).find(|(at, other)| {
+            at.elapsed() < COALESCED_WITHIN
+                && other.path == denial.path
+                && other.cause == denial.cause
+                && other.digest == denial.digest
+                && other.uid == denial.uid
+        });
+        if let Some((_, other)) = alike {
+            other.count += 1;
+        } else if waiting.len() < DENIALS_MAX {
+            waiting.push_back((Instant::now(), denial));
+        } else {
+            self.count_dropped();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, Denial)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Describes denials until the session ends.
+pub(crate) fn run(shared: &Shared) {
+    while let Some(raw) = shared.raw_denials.wait(shared) {
+        shared.denials.add(describe(&raw));
+    }
+}
+
+fn describe(raw: &RawDenial) -> Denial {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", raw.pid)).unwrap_or_default();
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    let program = std::fs::read_link(format!("/proc/{}/exe", raw.pid));
+    Denial {
+        at: Timestamp::from(SystemTime::now()),
+        path: path_of(&raw.file),
+        digest: raw.label.digest,
+        cause: raw.label.decision.cause.clone(),
+        pid: raw.pid,
+        ppid: field("PPid:").and_then(|text| text.parse().ok()).unwrap_or(0),
+        uid: field("Uid:").and_then(|text| text.parse().ok()),
+        parent_program: program.map(|path| path.as_os_str().as_bytes().to_vec()).unwrap_or_default(),
+        count: 1,
+    }
+}

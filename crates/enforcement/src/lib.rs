@@ -1,0 +1,104 @@
+//! Holds a restriction on this machine by means of the kernel.
+//!
+//! Owns the backends behind [`Enforcer`], the labels of inode versions and the canaries that prove a switch. Knows no
+//! policy: what may run is asked of a [`Judge`]. The only crate with `unsafe` code, all of it in [`sys`].
+//!
+//! Tier T3, [`Fanotify`], needs Linux 5.0 (`FAN_OPEN_EXEC_PERM`), `CONFIG_FANOTIFY_ACCESS_PERMISSIONS`,
+//! `CAP_SYS_ADMIN`, and `CAP_LEASE` for keeping verdicts. It does not see memfd, nor mappings of files already open,
+//! and when the process dies the kernel allows: fanotify has no other answer.
+
+#[expect(unsafe_code, reason = "the system calls that no safe library offers")]
+mod sys;
+
+pub mod canary;
+mod denial;
+mod fanotify;
+mod label;
+mod lease;
+mod mounts;
+mod responder;
+
+use std::sync::Arc;
+
+use domain::decision::Decision;
+use domain::digest::Sha256Digest;
+use domain::restriction::Tier;
+
+pub use denial::Denial;
+pub use fanotify::{Fanotify, MarkScope, Settings, support};
+pub use label::hash;
+
+/// What was read of a file that is about to run.
+#[derive(Debug, Clone, Copy)]
+pub struct FileFacts<'a> {
+    /// Content of this very inode version.
+    pub digest: Sha256Digest,
+    /// Where the kernel says it lies, as bytes.
+    pub path: &'a [u8],
+    /// The device that holds it, as `stat` numbers it.
+    pub device: u64,
+    /// Its inode number.
+    pub inode: u64,
+}
+
+/// Says what may run. Asked on a thread of its own, never on the one that answers the kernel, so it may read files.
+pub trait Judge: Send + Sync {
+    /// Decides about one file.
+    fn judge(&self, file: &FileFacts<'_>) -> Decision;
+}
+
+/// A mechanism that restricts this machine.
+pub trait Enforcer: Send {
+    /// Which mechanism it is.
+    fn tier(&self) -> Tier;
+
+    /// Restricts: when this returns, nothing starts that `judge` does not allow. While restricted already, puts the
+    /// new judge in place of the old one, without a moment in which neither is asked.
+    ///
+    /// # Errors
+    /// [`Error`]; the machine is then as it was before.
+    fn restrict(&mut self, judge: Arc<dyn Judge>) -> Result<(), Error>;
+
+    /// Lifts the restriction; nothing of it is left in the kernel when this returns.
+    fn release(&mut self);
+
+    /// What it is doing.
+    fn status(&self) -> Status;
+
+    /// Takes at most `max` of the denials that were not yet taken, oldest first.
+    fn take_denials(&mut self, max: usize) -> Vec<Denial>;
+}
+
+/// What an enforcer is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Status {
+    /// Whether it restricts.
+    pub restricted: bool,
+    /// Mounts or filesystems that are marked.
+    pub marks: u64,
+    /// Verdicts kept for inode versions.
+    pub labels: u64,
+    /// Executions that were asked about since the restriction began.
+    pub asked: u64,
+    /// Of these, refused.
+    pub denied: u64,
+    /// Denials that were refused but whose report is lost.
+    pub denials_dropped: u64,
+}
+
+/// A system call that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{call}")]
+pub struct Error {
+    /// What was tried, on what.
+    pub call: String,
+    /// How the kernel answered.
+    #[source]
+    pub source: std::io::Error,
+}
+
+impl Error {
+    fn new(call: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
+        Self { call: call.into(), source: source.into() }
+    }
+}

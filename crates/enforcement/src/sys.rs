@@ -1,0 +1,278 @@
+//! The system calls that no safe library offers: fanotify marks, leases with a signal of their own, signal files.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+/// One event as the kernel reports it.
+pub(crate) struct Event {
+    /// The file that is about to run; answers name it by its number.
+    pub(crate) file: OwnedFd,
+    /// The process that asks.
+    pub(crate) pid: i32,
+}
+
+/// The answer to an event.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Response {
+    Allow,
+    Deny,
+}
+
+/// What a mark covers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Coverage {
+    Mount,
+    Filesystem,
+}
+
+/// Bytes of `struct fanotify_event_metadata`.
+const METADATA_BYTES: usize = 24;
+/// Bytes read at once: 64 events.
+pub(crate) const EVENT_BUFFER_BYTES: usize = METADATA_BYTES * 64;
+
+/// A group for permission events. Never the pre-content class: it waives `ETXTBSY` from Linux 6.14 on.
+pub(crate) fn fanotify_init() -> io::Result<OwnedFd> {
+    let flags = libc::FAN_CLASS_CONTENT
+        | libc::FAN_CLOEXEC
+        | libc::FAN_NONBLOCK
+        | libc::FAN_UNLIMITED_QUEUE
+        | libc::FAN_UNLIMITED_MARKS;
+    let event_flags = libc::O_RDONLY | libc::O_LARGEFILE | libc::O_CLOEXEC;
+    // SAFETY: plain integers in, a descriptor or -1 out.
+    let fd = unsafe { libc::fanotify_init(flags, event_flags.cast_unsigned()) };
+    owned(fd)
+}
+
+/// Asks for permission events of executions below `path`.
+pub(crate) fn mark_executions(group: BorrowedFd<'_>, path: &CStr, coverage: Coverage) -> io::Result<()> {
+    let coverage = match coverage {
+        Coverage::Mount => libc::FAN_MARK_MOUNT,
+        Coverage::Filesystem => libc::FAN_MARK_FILESYSTEM,
+    };
+    // SAFETY: `path` ends with NUL and outlives the call; the rest are integers.
+    let result = unsafe {
+        libc::fanotify_mark(
+            group.as_raw_fd(),
+            libc::FAN_MARK_ADD | coverage,
+            libc::FAN_OPEN_EXEC_PERM,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+        )
+    };
+    checked(result).map(drop)
+}
+
+/// Tells the kernel to ask no more about this inode, until it is written to.
+pub(crate) fn ignore_executions(group: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
+    change_ignore_mark(group, file, libc::FAN_MARK_ADD)
+}
+
+/// Tells the kernel to ask again about this inode.
+pub(crate) fn ask_about_executions(group: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
+    change_ignore_mark(group, file, libc::FAN_MARK_REMOVE)
+}
+
+fn change_ignore_mark(group: BorrowedFd<'_>, file: BorrowedFd<'_>, change: u32) -> io::Result<()> {
+    // SAFETY: no path is given, so the mark is on the object of `file`; the rest are integers.
+    let result = unsafe {
+        libc::fanotify_mark(
+            group.as_raw_fd(),
+            change | libc::FAN_MARK_IGNORED_MASK,
+            libc::FAN_OPEN_EXEC_PERM,
+            file.as_raw_fd(),
+            std::ptr::null(),
+        )
+    };
+    checked(result).map(drop)
+}
+
+/// Reads the events that wait; none when there are none.
+pub(crate) fn read_events(group: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Vec<Event>> {
+    let length = match nix::unistd::read(group, buffer) {
+        Ok(length) => length,
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(parse_events(buffer.get(..length).unwrap_or_default()))
+}
+
+/// Finds the descriptors in a buffer of events. Stops at the first event that is not of the known layout: its
+/// descriptors cannot be found, and the group's owner refuses what it does not answer.
+fn parse_events(buffer: &[u8]) -> Vec<Event> {
+    descriptors(buffer)
+        .into_iter()
+        // SAFETY: the kernel made this descriptor for this read, and nothing else owns it.
+        .map(|(fd, pid)| Event { file: unsafe { OwnedFd::from_raw_fd(fd) }, pid })
+        .collect()
+}
+
+fn descriptors(mut buffer: &[u8]) -> Vec<(RawFd, i32)> {
+    let mut found = Vec::new();
+    while let Some(metadata) = buffer.first_chunk::<METADATA_BYTES>() {
+        let word = |at: usize| -> i32 {
+            let bytes = metadata.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+            i32::from_ne_bytes(bytes.unwrap_or_default())
+        };
+        let length = usize::try_from(word(0)).unwrap_or(0);
+        let known = metadata.get(4) == Some(&libc::FANOTIFY_METADATA_VERSION);
+        if !known || length < METADATA_BYTES {
+            break;
+        }
+        let fd = word(16);
+        // A queue overflow carries no descriptor.
+        if fd >= 0 {
+            found.push((fd, word(20)));
+        }
+        buffer = buffer.get(length..).unwrap_or_default();
+    }
+    found
+}
+
+/// Answers an event. A caller that was killed while it waited is no error.
+pub(crate) fn respond(group: BorrowedFd<'_>, file: RawFd, response: Response) -> io::Result<()> {
+    let answer = match response {
+        Response::Allow => libc::FAN_ALLOW,
+        Response::Deny => libc::FAN_DENY,
+    };
+    let mut bytes = [0_u8; 8];
+    let (head, tail) = bytes.split_at_mut(4);
+    head.copy_from_slice(&file.to_ne_bytes());
+    tail.copy_from_slice(&answer.to_ne_bytes());
+    loop {
+        match nix::unistd::write(group, &bytes) {
+            Ok(_) | Err(nix::errno::Errno::ENOENT) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Takes a read lease, whose break is told to the thread `owner` by the signal [`lease_signal`].
+///
+/// Fails with `EAGAIN` when anyone has the file open for writing, which is exactly the question that matters before
+/// its content is believed.
+pub(crate) fn take_lease(file: BorrowedFd<'_>, owner: i32) -> io::Result<()> {
+    let fd = file.as_raw_fd();
+    let owner = FOwnerEx { kind: F_OWNER_TID, pid: owner };
+    // SAFETY: the kernel reads one `struct f_owner_ex`, which `FOwnerEx` is, and which outlives the call.
+    checked(unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) })?;
+    // SAFETY: plain integers.
+    checked(unsafe { libc::fcntl(fd, F_SETSIG, lease_signal()) })?;
+    // SAFETY: plain integers.
+    checked(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) }).map(drop)
+}
+
+/// Gives a lease back: whoever waits for writing goes on.
+pub(crate) fn release_lease(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: plain integers.
+    checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) }).map(drop)
+}
+
+const F_SETSIG: i32 = 10;
+const F_SETOWN_EX: i32 = 15;
+const F_OWNER_TID: i32 = 0;
+
+/// `struct f_owner_ex` of `fcntl(2)`.
+#[repr(C)]
+struct FOwnerEx {
+    kind: i32,
+    pid: i32,
+}
+
+/// The signal that tells of a broken lease.
+fn lease_signal() -> i32 {
+    libc::SIGRTMIN() + 4
+}
+
+/// What a signal file told.
+pub(crate) enum LeaseBreak {
+    /// Someone waits to open this file for writing.
+    Of(RawFd),
+    /// More leases broke than the kernel could queue signals for.
+    Unknown,
+}
+
+/// The calling thread's id, for [`take_lease`].
+pub(crate) fn thread_id() -> i32 {
+    nix::unistd::gettid().as_raw()
+}
+
+/// Blocks the lease signals in the calling thread and opens a file that tells of them, to be read by this thread.
+pub(crate) fn lease_signals() -> io::Result<OwnedFd> {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: initializes the set.
+    checked(unsafe { libc::sigemptyset(set.as_mut_ptr()) })?;
+    // The kernel falls back to SIGIO when its queue of signals is full.
+    for signal in [lease_signal(), libc::SIGIO] {
+        // SAFETY: the set is initialized.
+        checked(unsafe { libc::sigaddset(set.as_mut_ptr(), signal) })?;
+    }
+    // SAFETY: the set is initialized; the old mask is not asked for.
+    let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    // SAFETY: the set is initialized.
+    owned(unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })
+}
+
+/// Reads one told break; none when there is none.
+pub(crate) fn read_lease_break(signals: BorrowedFd<'_>) -> io::Result<Option<LeaseBreak>> {
+    // `struct signalfd_siginfo`: 128 bytes, the signal's number at 0, the descriptor at 20.
+    let mut bytes = [0_u8; 128];
+    match nix::unistd::read(signals, &mut bytes) {
+        Ok(128) => {}
+        Ok(_) | Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let word = |at: usize| {
+        let word = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        i32::from_ne_bytes(word.unwrap_or_default())
+    };
+    Ok(Some(if word(0) == lease_signal() { LeaseBreak::Of(word(20)) } else { LeaseBreak::Unknown }))
+}
+
+fn owned(fd: RawFd) -> io::Result<OwnedFd> {
+    checked(fd)?;
+    // SAFETY: the kernel made this descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn checked(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn event(length: u32, version: u8, fd: i32) -> Vec<u8> {
+        let mut bytes = vec![0; METADATA_BYTES];
+        bytes[0..4].copy_from_slice(&length.to_ne_bytes());
+        bytes[4] = version;
+        bytes[16..20].copy_from_slice(&fd.to_ne_bytes());
+        bytes[20..24].copy_from_slice(&77_i32.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn events_are_found_and_foreign_layouts_end_the_search() {
+        let good = event(24, libc::FANOTIFY_METADATA_VERSION, 5);
+        let overflow = event(24, libc::FANOTIFY_METADATA_VERSION, -1);
+        let foreign = event(24, 99, 6);
+        let short = event(8, libc::FANOTIFY_METADATA_VERSION, 7);
+        assert_eq!(descriptors(&[good.clone(), overflow, good.clone()].concat()), [(5, 77), (5, 77)]);
+        assert_eq!(descriptors(&[foreign, good.clone()].concat()), []);
+        assert_eq!(descriptors(&[short, good.clone()].concat()), []);
+        assert_eq!(descriptors(&good[..23]), []);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes: Vec<u8>) {
+            let _ = descriptors(&bytes);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The gate's settings: one TOML file.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use enforcement::{MarkScope, Settings};
+use serde::{Deserialize, Serialize};
+
+/// The settings. Every key has a default; unknown keys are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the gate keeps its state; only root may look inside.
+    pub state_dir: PathBuf,
+    /// The socket for the agent.
+    pub socket: PathBuf,
+    /// The user of the agent. Besides root, only this user may send orders, policies and baselines.
+    pub agent_uid: u32,
+    /// The agent's program, which belongs to the survival set.
+    pub agent_program: PathBuf,
+    /// What a restriction covers.
+    pub scope: Scope,
+    /// Whether the kernel keeps verdicts. Off: it asks at each execution.
+    pub verdict_cache: bool,
+    /// A decision that takes longer, in milliseconds, is a refusal.
+    pub decision_deadline_ms: u64,
+}
+
+/// What a restriction covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// The whole machine.
+    Filesystem,
+    /// The mounts of the gate's own mount namespace. For trying things out: nothing outside is covered.
+    Mount,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/cordon/gate".into(),
+            socket: "/run/cordon/gate.sock".into(),
+            agent_uid: 0,
+            agent_program: "/usr/bin/cordon-agent".into(),
+            scope: Scope::Filesystem,
+            verdict_cache: true,
+            decision_deadline_ms: 5_000,
+        }
+    }
+}
+
+impl Config {
+    /// Where the file is unless told otherwise.
+    pub const PATH: &'static str = "/etc/cordon/gate.toml";
+
+    /// Reads the file. Without one at the usual place, the defaults apply.
+    ///
+    /// # Errors
+    /// Names the file, the line and what is wrong.
+    pub fn read(path: Option<&Path>) -> Result<Self> {
+        let file = path.unwrap_or(Path::new(Self::PATH));
+        match std::fs::read_to_string(file) {
+            Ok(text) => toml::from_str(&text).with_context(|| format!("{} is not valid", file.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_none() => {
+                Ok(Self::default())
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+        }
+    }
+
+    /// How the backend is to behave.
+    pub fn enforcement(&self) -> Settings {
+        Settings {
+            scope: match self.scope {
+                Scope::Filesystem => MarkScope::Filesystem,
+                Scope::Mount => MarkScope::Mount,
+            },
+            verdict_cache: self.verdict_cache,
+            decision_deadline: Duration::from_millis(self.decision_deadline_ms),
+            ..Settings::default()
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! `cordon-gate`: the root daemon that restricts this machine, without a network.
+//!
+//! Owns the fence, the kept order and policy, the package baseline, and the decision to restrict or release. Obeys
+//! only orders that the control plane signed. Everything that arrives on its socket is hostile. Deliberately knows
+//! nothing of servers, certificates or packages.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stderr, reason = "the gate's log is its standard error")]
+
+pub mod config;
+pub mod gate;
+pub mod judge;
+pub mod socket;
+pub mod state;

@@ -1,0 +1,131 @@
+//! The program `cordon-gate`: arguments, and nothing else.
+#![forbid(unsafe_code)]
+
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use cordon_gate::config::Config;
+use cordon_gate::gate::Gate;
+use cordon_gate::socket;
+use enforcement::Fanotify;
+use gate_protocol::{Reply, Request, Status, read_frame, write_frame};
+
+/// Restricts execution on this machine by signed orders.
+///
+/// The gate runs as root and has no network. It obeys only orders that the control plane signed for this machine, and
+/// keeps a restriction over restarts.
+#[derive(Parser)]
+#[command(name = "cordon-gate", version)]
+struct Arguments {
+    /// The settings; without it, /etc/cordon/gate.toml if there is one
+    #[arg(long, env = "CORDON_GATE_CONFIG", value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Action>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Run the gate (the default)
+    Run,
+    /// Show the settings in force, or what is wrong with them
+    CheckConfig,
+    /// Show the running gate's state
+    Status {
+        /// How to print it
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Check whether this kernel can hold a restriction
+    Doctor,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            // Nothing is left to tell when standard error is gone.
+            drop(writeln!(std::io::stderr(), "cordon-gate: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let config = Config::read(arguments.config.as_deref())?;
+    let mut out = std::io::stdout().lock();
+    match arguments.command.unwrap_or(Action::Run) {
+        Action::Run => {
+            if !nix::unistd::geteuid().is_root() {
+                bail!("the gate must run as root: it answers the kernel's permission events");
+            }
+            let unsupported = enforcement::support();
+            let enforcer = Box::new(Fanotify::new(config.enforcement()));
+            // The restriction is in force again before the socket opens, and before anything else.
+            let gate = Gate::start(&config.state_dir, &config.agent_program, enforcer, unsupported)?;
+            socket::serve(&config.socket, config.agent_uid, gate)
+                .with_context(|| format!("cannot serve {}", config.socket.display()))?;
+        }
+        Action::CheckConfig => write!(out, "{}", toml::to_string(&config)?)?,
+        Action::Status { output } => {
+            let status = ask_status(&config)?;
+            match output {
+                Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?,
+                Output::Text => print_status(&mut out, &status)?,
+            }
+        }
+        Action::Doctor => {
+            if let Some(reason) = enforcement::support() {
+                writeln!(out, "tier T3 (fanotify): no: {reason}")?;
+                return Ok(ExitCode::FAILURE);
+            }
+            writeln!(out, "tier T3 (fanotify): yes")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask_status(config: &Config) -> Result<Status> {
+    let socket = config.socket.display();
+    let mut stream =
+        UnixStream::connect(&config.socket).with_context(|| format!("no gate answers on {socket}"))?;
+    write_frame(&mut stream, &Request::Status)?;
+    match read_frame(&mut stream)? {
+        Some(Reply::Status(status)) => Ok(*status),
+        other => bail!("the gate on {socket} answered {other:?}"),
+    }
+}
+
+fn print_status(out: &mut impl std::io::Write, status: &Status) -> std::io::Result<()> {
+    let none = || "none".to_owned();
+    let state = if status.restricted { "restricted" } else { "released" };
+    writeln!(out, "state       {state}")?;
+    if let Some(reason) = &status.failed_closed {
+        writeln!(out, "failed      closed: {reason}")?;
+    }
+    writeln!(out, "machine     {}", status.machine.clone().unwrap_or_else(none))?;
+    let fence = (status.incarnation, status.store_epoch, status.generation);
+    writeln!(out, "fence       incarnation {}, store epoch {}, generation {}", fence.0, fence.1, fence.2)?;
+    writeln!(out, "tier        {} ({})", status.tier.clone().unwrap_or_else(none), status.tier_note)?;
+    writeln!(out, "policy      {}", status.policy.clone().unwrap_or_else(none))?;
+    writeln!(
+        out,
+        "baseline    {} files, {}",
+        status.baseline_files,
+        status.baseline.clone().unwrap_or_else(none)
+    )?;
+    writeln!(out, "executions  {} asked, {} refused, {} labels", status.asked, status.denied, status.labels)
+}

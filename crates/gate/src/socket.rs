@@ -1,0 +1,300 @@
+//! The gate's socket: who may ask what, and how much of it.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use domain::decision::DecisionCause;
+use domain::digest::Sha256Digest;
+use gate_protocol::{CHUNK_BYTES_MAX, Denial, Reply, Request, read_frame, write_frame};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use sha2::Digest as _;
+
+use crate::gate::{Gate, explain};
+
+/// How many connections other users may hold at once: enough to look at the status, too few to exhaust the gate.
+const OTHERS_MAX: usize = 4;
+/// How many connections root and the agent may hold at once.
+const TRUSTED_MAX: usize = 16;
+/// How long a peer may take over one frame, or stay silent.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+/// How long a foreign user may stay silent.
+const FOREIGN_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// The longest path in a denial, in bytes before escapes.
+const PATH_BYTES_MAX: usize = 4096;
+
+/// What a peer may ask.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Peer {
+    /// Any local user: the status.
+    Other,
+    /// The agent: orders, policies, baselines, explanations.
+    Agent,
+    /// Root: enrollment too.
+    Root,
+}
+
+/// Serves the socket until the process ends.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub fn serve(path: &Path, agent_uid: u32, gate: Gate) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // Anyone may connect; the peer's user decides what it may ask.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    notify_ready();
+    let gate = Arc::new(Mutex::new(gate));
+    lock(&gate).warm_up();
+    let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            // Out of descriptors, say: others may free some.
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        };
+        let Ok(credentials) = getsockopt(&stream, PeerCredentials) else { continue };
+        let peer = match credentials.uid() {
+            0 => Peer::Root,
+            uid if uid == agent_uid => Peer::Agent,
+            _ => Peer::Other,
+        };
+        let (slot, limit) = if peer == Peer::Other { (0, OTHERS_MAX) } else { (1, TRUSTED_MAX) };
+        let Some(place) = Place::take(&counts, slot, limit) else { continue };
+        let gate = Arc::clone(&gate);
+        // A thread that cannot be started drops the connection, and with it the place.
+        let _started =
+            std::thread::Builder::new().name("peer".to_owned()).stack_size(512 * 1024).spawn(move || {
+                let _place = place;
+                // A peer that misbehaves or goes away ends its own connection, nothing else.
+                drop(Connection { stream, peer, gate, incoming: None }.serve());
+            });
+    }
+    Ok(())
+}
+
+/// One of a limited number of connections.
+struct Place(Arc<[AtomicUsize; 2]>, usize);
+
+impl Place {
+    fn take(counts: &Arc<[AtomicUsize; 2]>, slot: usize, limit: usize) -> Option<Self> {
+        let place = Self(Arc::clone(counts), slot);
+        let before = counts.get(slot)?.fetch_add(1, Ordering::AcqRel);
+        (before < limit).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(count) = self.0.get(self.1) {
+            count.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+struct Connection {
+    stream: UnixStream,
+    peer: Peer,
+    gate: Arc<Mutex<Gate>>,
+    incoming: Option<Incoming>,
+}
+
+/// A baseline on its way in.
+struct Incoming {
+    file: File,
+    expected: Sha256Digest,
+    bytes_left: u64,
+    hasher: sha2::Sha256,
+}
+
+impl Connection {
+    fn serve(mut self) -> io::Result<()> {
+        let silence = if self.peer == Peer::Other { FOREIGN_SILENCE_MAX } else { SILENCE_MAX };
+        self.stream.set_read_timeout(Some(silence))?;
+        self.stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+        loop {
+            let request = match read_frame::<Request>(&mut self.stream) {
+                Ok(Some(request)) => request,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    let reason = format!("not a frame of this protocol: {error}");
+                    return write_frame(&mut self.stream, &Reply::Refused { reason });
+                }
+            };
+            self.answer(request)?;
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> io::Result<()> {
+        let needed = match request {
+            Request::Status => Peer::Other,
+            Request::Enroll { .. } => Peer::Root,
+            Request::Explain { .. }
+            | Request::StorePolicy { .. }
+            | Request::BaselineBegin { .. }
+            | Request::BaselineChunk { .. }
+            | Request::BaselineEnd
+            | Request::Apply { .. }
+            | Request::LastReceipt
+            | Request::Denials => Peer::Agent,
+        };
+        if self.peer < needed {
+            let reason = "this user may not ask that of the gate".to_owned();
+            return write_frame(&mut self.stream, &Reply::Refused { reason });
+        }
+        let reply = match request {
+            Request::Status => Reply::Status(Box::new(lock(&self.gate).status())),
+            Request::Explain { path } => {
+                let judge = lock(&self.gate).explaining_judge();
+                Reply::Explanation(explain(&judge, &path))
+            }
+            Request::Enroll { machine, incarnation, order_keys } => {
+                done(lock(&self.gate).enroll(&machine, incarnation, &order_keys))
+            }
+            Request::StorePolicy { envelope } => done(lock(&self.gate).store_policy(&envelope)),
+            Request::BaselineBegin { bytes, sha256 } => done(self.begin(bytes, &sha256)),
+            Request::BaselineChunk { data } => done(self.chunk(&data)),
+            Request::BaselineEnd => done(self.end()),
+            Request::LastReceipt => match lock(&self.gate).last_receipt() {
+                Some(envelope) => Reply::Receipt { envelope },
+                None => Reply::Refused { reason: "no order was carried out yet".to_owned() },
+            },
+            Request::Denials => {
+                let (denials, dropped) = lock(&self.gate).take_denials();
+                Reply::Denials { denials: denials.iter().map(wire).collect(), dropped }
+            }
+            Request::Apply { envelope } => {
+                let mut sent = Ok(());
+                let stream = &mut self.stream;
+                lock(&self.gate).apply(&envelope, &mut |reply| {
+                    if sent.is_ok() {
+                        sent = write_frame(stream, &reply);
+                    }
+                });
+                return sent;
+            }
+        };
+        write_frame(&mut self.stream, &reply)
+    }
+
+    fn begin(&mut self, bytes: u64, sha256: &str) -> anyhow::Result<()> {
+        let gate = lock(&self.gate);
+        anyhow::ensure!(
+            !gate.is_restricted(),
+            "the package baseline is frozen while the machine is restricted"
+        );
+        anyhow::ensure!(bytes <= policy::baseline::BYTES_MAX, "a baseline of {bytes} bytes is not possible");
+        let path = gate.state().baseline_incoming();
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        self.incoming = Some(Incoming {
+            file,
+            expected: sha256.parse()?,
+            bytes_left: bytes,
+            hasher: sha2::Sha256::new(),
+        });
+        Ok(())
+    }
+
+    fn chunk(&mut self, data: &str) -> anyhow::Result<()> {
+        let incoming = self.incoming.as_mut().ok_or_else(|| anyhow::anyhow!("no baseline was begun"))?;
+        let piece = STANDARD.decode(data)?;
+        anyhow::ensure!(piece.len() <= CHUNK_BYTES_MAX, "a piece of {} bytes is too long", piece.len());
+        let left = incoming.bytes_left.checked_sub(piece.len() as u64);
+        incoming.bytes_left = left.ok_or_else(|| anyhow::anyhow!("more bytes than were announced"))?;
+        incoming.hasher.update(&piece);
+        Ok(incoming.file.write_all(&piece)?)
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        let incoming = self.incoming.take().ok_or_else(|| anyhow::anyhow!("no baseline was begun"))?;
+        anyhow::ensure!(incoming.bytes_left == 0, "{} bytes are missing", incoming.bytes_left);
+        let digest = Sha256Digest(incoming.hasher.finalize().into());
+        anyhow::ensure!(digest == incoming.expected, "its SHA-256 is not the one that was announced");
+        lock(&self.gate).store_baseline(digest)
+    }
+}
+
+fn done(result: anyhow::Result<()>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
+        Err(error) => Reply::Refused { reason: format!("{error:#}") },
+    }
+}
+
+fn lock(gate: &Mutex<Gate>) -> MutexGuard<'_, Gate> {
+    // A request that panicked left no half-written state: every write is whole or not there.
+    gate.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wire(denial: &enforcement::Denial) -> Denial {
+    let rule = if let DecisionCause::Rule(id) = &denial.cause { Some(id.clone()) } else { None };
+    Denial {
+        at: denial.at.ticks(),
+        path: escaped(&denial.path),
+        sha256: denial.digest.map(|digest| digest.to_string()),
+        cause: denial.cause.code().to_owned(),
+        rule,
+        pid: denial.pid,
+        ppid: denial.ppid,
+        uid: denial.uid,
+        parent_program: escaped(&denial.parent_program),
+        count: denial.count,
+    }
+}
+
+/// A path as text that no terminal and no log can be tricked with; cut to what is bearable.
+fn escaped(path: &[u8]) -> String {
+    let path = path.get(..PATH_BYTES_MAX.min(path.len())).unwrap_or_default();
+    let mut text = String::new();
+    for chunk in path.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() || c == '\\' { text.extend(c.escape_default()) } else { text.push(c) }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// Tells systemd that the socket is there (`sd_notify(3)`), when it asked to be told.
+fn notify_ready() {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let name = std::os::unix::ffi::OsStrExt::as_bytes(name.as_os_str());
+    let address = match name.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(Path::new(std::ffi::OsStr::new(&*String::from_utf8_lossy(name)))),
+    };
+    // Without the message systemd waits until its own deadline, and says so.
+    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
+        drop(socket.send_to_addr(b"READY=1", &address));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escaped;
+
+    #[test]
+    fn hostile_names_become_plain_text() {
+        assert_eq!(escaped(b"/tmp/a\nb\x1b[2J"), "/tmp/a\\nb\\u{1b}[2J");
+        assert_eq!(escaped(b"/tmp/\xff\\"), "/tmp/\\xff\\\\");
+        assert!(escaped(&[b'a'; 100_000]).len() <= 4096);
+    }
+}

@@ -1,0 +1,350 @@
+//! What the gate keeps on disk, so that damage is told from absence and a write is whole or not there.
+//!
+//! Every file is a line with the SHA-256 of what follows, then JSON. A file is written beside its place, synced,
+//! renamed over it, and the folder is synced: what `save` reported is there after a crash.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use domain::digest::Sha256Digest;
+use domain::machine::MachineId;
+use domain::restriction::{Desired, Fence};
+use orders::{PublicKey, SigningKey, TrustedKeys};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+/// The longest file of ours but the baseline, in bytes: room for a policy.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How many policies are kept; the ones that were stored longest ago go first.
+pub const POLICIES_MAX: usize = 16;
+
+/// The gate's folder.
+#[derive(Debug, Clone)]
+pub struct State {
+    folder: PathBuf,
+}
+
+/// Why a file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The filesystem said no.
+    #[error("{0}")]
+    Io(PathBuf, #[source] io::Error),
+    /// The file is there, but not what was written.
+    #[error("{0} is damaged: {1}")]
+    Damaged(PathBuf, String),
+}
+
+/// Who this machine is and whom it obeys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrollment {
+    /// The machine.
+    pub machine: MachineId,
+    /// This enrollment's incarnation.
+    pub incarnation: u64,
+    /// Whose orders and policies count.
+    pub keys: TrustedKeys,
+}
+
+/// The last accepted order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accepted {
+    store_epoch: u64,
+    incarnation: u64,
+    generation: u64,
+    restricted: bool,
+    /// The order's exact bytes; empty before the first order.
+    pub order: String,
+    /// The exact bytes of the policy that it names, so that a restart needs nothing else.
+    pub policy: Option<String>,
+    /// The signed receipt, once there is one.
+    pub receipt: Option<String>,
+}
+
+impl Accepted {
+    /// Nothing accepted yet in this incarnation.
+    pub fn none(incarnation: u64) -> Self {
+        Self {
+            store_epoch: 0,
+            incarnation,
+            generation: 0,
+            restricted: false,
+            order: String::new(),
+            policy: None,
+            receipt: None,
+        }
+    }
+
+    /// An order that is about to be obeyed.
+    pub fn new(fence: Fence, desired: Desired, order: String, policy: Option<String>) -> Self {
+        Self {
+            store_epoch: fence.store_epoch,
+            incarnation: fence.incarnation,
+            generation: fence.generation,
+            restricted: desired == Desired::Restricted,
+            order,
+            policy,
+            receipt: None,
+        }
+    }
+
+    /// The fence that a later order must pass.
+    pub fn fence(&self) -> Fence {
+        Fence { store_epoch: self.store_epoch, incarnation: self.incarnation, generation: self.generation }
+    }
+
+    /// What the machine is to be.
+    pub fn desired(&self) -> Desired {
+        if self.restricted { Desired::Restricted } else { Desired::Released }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EnrollmentFile {
+    machine: String,
+    incarnation: u64,
+    order_keys: Vec<String>,
+}
+
+impl State {
+    /// Opens the folder and makes it when it is missing; only root may look inside.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn open(folder: &Path) -> Result<Self, StateError> {
+        for path in [folder.to_owned(), folder.join("policies"), folder.join("canaries")] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(|error| StateError::Io(path, error))?;
+        }
+        Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// Where the canaries live.
+    pub fn canaries(&self) -> PathBuf {
+        self.folder.join("canaries")
+    }
+
+    /// Where the package baseline is, or is to be.
+    pub fn baseline(&self) -> PathBuf {
+        self.folder.join("baseline")
+    }
+
+    /// Where a baseline is gathered before it takes its place.
+    pub fn baseline_incoming(&self) -> PathBuf {
+        self.folder.join("baseline.incoming")
+    }
+
+    /// The gate's own key, made when there is none.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn key(&self) -> Result<SigningKey, StateError> {
+        let path = self.folder.join("key");
+        if let Some(seed) = self.load::<String>("key")? {
+            let mut bytes = [0; 32];
+            return match hex::decode_to_slice(&seed, &mut bytes) {
+                Ok(()) => Ok(SigningKey::from_seed(&bytes)),
+                Err(error) => Err(StateError::Damaged(path, error.to_string())),
+            };
+        }
+        let key = SigningKey::generate().map_err(|error| StateError::Io(path, io::Error::other(error)))?;
+        self.save("key", &hex::encode(key.to_seed()))?;
+        Ok(key)
+    }
+
+    /// Who this machine is; none before enrollment.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn enrollment(&self) -> Result<Option<Enrollment>, StateError> {
+        let Some(file) = self.load::<EnrollmentFile>("enrollment")? else { return Ok(None) };
+        let damaged = |message: String| StateError::Damaged(self.folder.join("enrollment"), message);
+        let keys: Result<Vec<PublicKey>, _> = file.order_keys.iter().map(|key| key.parse()).collect();
+        Ok(Some(Enrollment {
+            machine: file.machine.parse().map_err(|error| damaged(format!("{error}")))?,
+            incarnation: file.incarnation,
+            keys: TrustedKeys::new(keys.map_err(|error| damaged(format!("{error}")))?),
+        }))
+    }
+
+    /// Keeps an enrollment. Its fence starts anew, and is written first: an enrollment without a fence is damage.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn save_enrollment(&self, enrollment: &Enrollment) -> Result<(), StateError> {
+        self.save_accepted(&Accepted::none(enrollment.incarnation))?;
+        let file = EnrollmentFile {
+            machine: enrollment.machine.to_string(),
+            incarnation: enrollment.incarnation,
+            order_keys: enrollment.keys.iter().map(ToString::to_string).collect(),
+        };
+        self.save("enrollment", &file)
+    }
+
+    /// The last accepted order; none before enrollment.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn accepted(&self) -> Result<Option<Accepted>, StateError> {
+        self.load("fence")
+    }
+
+    /// Makes an order the last accepted one, durably.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn save_accepted(&self, accepted: &Accepted) -> Result<(), StateError> {
+        self.save("fence", accepted)
+    }
+
+    /// The bytes of a policy that was stored under this digest.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn policy(&self, digest: Sha256Digest) -> Result<Option<String>, StateError> {
+        self.load(&format!("policies/{digest}"))
+    }
+
+    /// Keeps a policy, and drops the oldest beyond [`POLICIES_MAX`].
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn save_policy(&self, digest: Sha256Digest, bytes: &str) -> Result<(), StateError> {
+        self.save(&format!("policies/{digest}"), bytes)?;
+        let all = self.policies();
+        for (old, _) in all.iter().take(all.len().saturating_sub(POLICIES_MAX)) {
+            // What cannot be removed is tried again the next time.
+            drop(fs::remove_file(self.folder.join(format!("policies/{old}"))));
+        }
+        Ok(())
+    }
+
+    /// The digests of the kept policies with the time when each was stored, oldest first.
+    pub fn policies(&self) -> Vec<(Sha256Digest, std::time::SystemTime)> {
+        let entries = fs::read_dir(self.folder.join("policies")).into_iter().flatten().flatten();
+        let mut found: Vec<_> = entries
+            .filter_map(|entry| {
+                let digest = entry.file_name().to_str()?.parse().ok()?;
+                Some((digest, entry.metadata().ok()?.modified().ok()?))
+            })
+            .collect();
+        found.sort_by_key(|(digest, stored)| (*stored, *digest));
+        found
+    }
+
+    /// Reads a short text that only this gate wrote, such as the survival digests; none when it is not there.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
+        let path = self.folder.join(name);
+        let mut bytes = Vec::new();
+        match fs::File::open(&path) {
+            Ok(file) => file
+                .take(FILE_BYTES_MAX)
+                .read_to_end(&mut bytes)
+                .map_err(|error| StateError::Io(path.clone(), error))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StateError::Io(path, error)),
+        };
+        let damaged = |message: &str| StateError::Damaged(path.clone(), message.to_owned());
+        let newline = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| damaged("no checksum"))?;
+        let (checksum, body) = bytes.split_at(newline);
+        let body = body.get(1..).unwrap_or_default();
+        if checksum != checksum_of(body).as_bytes() {
+            return Err(damaged("its checksum does not match"));
+        }
+        serde_json::from_slice(body).map(Some).map_err(|error| damaged(&error.to_string()))
+    }
+
+    /// Writes a file whole or not at all.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; the file is then as it was.
+    pub fn save<T: Serialize + ?Sized>(&self, name: &str, value: &T) -> Result<(), StateError> {
+        let path = self.folder.join(name);
+        let write = || -> io::Result<()> {
+            let body = serde_json::to_vec(value)?;
+            let beside = path.with_extension("tmp");
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+            file.write_all(format!("{}\n", checksum_of(&body)).as_bytes())?;
+            file.write_all(&body)?;
+            file.sync_all()?;
+            put_in_place(&beside, &path)
+        };
+        write().map_err(|error| StateError::Io(path.clone(), error))
+    }
+}
+
+/// Renames a synced file over its place and syncs the folder.
+///
+/// # Errors
+/// From the filesystem.
+pub fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    let folder = to.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::File::open(folder)?.sync_all()
+}
+
+fn checksum_of(body: &[u8]) -> String {
+    hex::encode(sha2::Sha256::digest(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_and_cut_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        assert_eq!(state.accepted().unwrap(), None);
+        let accepted = Accepted::new(
+            Fence { store_epoch: 1, incarnation: 2, generation: 3 },
+            Desired::Restricted,
+            "order".to_owned(),
+            None,
+        );
+        state.save_accepted(&accepted).unwrap();
+        assert_eq!(state.accepted().unwrap(), Some(accepted));
+        let path = folder.path().join("fence");
+        let good = fs::read(&path).unwrap();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &bad).unwrap();
+            assert!(matches!(state.accepted(), Err(StateError::Damaged(..))), "bit {bit}");
+        }
+        for length in 0..good.len() {
+            fs::write(&path, &good[..length]).unwrap();
+            assert!(matches!(state.accepted(), Err(StateError::Damaged(..))), "cut to {length}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_policies_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        for i in 0..20 {
+            state.save_policy(Sha256Digest([i; 32]), "policy").unwrap();
+        }
+        assert_eq!(state.policies().len(), POLICIES_MAX);
+        assert!(state.policy(Sha256Digest([19; 32])).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_key_is_made_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        assert_eq!(state.key().unwrap().public_key(), state.key().unwrap().public_key());
+    }
+}

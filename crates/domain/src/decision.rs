@@ -39,6 +39,8 @@ pub enum DecisionCause {
     Unlisted,
     /// The file could not be read, or changed while it was read.
     Unreadable,
+    /// Someone has the file open for writing, so its content is not settled.
+    BeingWritten,
     /// The file is larger than the gate is willing to hash on demand.
     TooLarge,
     /// The decision could not be made in time.
@@ -56,6 +58,7 @@ impl DecisionCause {
             Self::PackageDatabase => "package-database",
             Self::Unlisted => "unlisted",
             Self::Unreadable => "unreadable",
+            Self::BeingWritten => "being-written",
             Self::TooLarge => "too-large",
             Self::Late => "late",
             Self::Overload => "overload",

@@ -53,6 +53,9 @@ pub struct Requirement(pub &'static [Permission]);
 impl Requirement {
     /// Reading machines, machine actions and executions.
     pub const READ: Self = Self(&[Permission::MachineReadAll, Permission::MachineReadWriteAll]);
+    /// Reading allow policies, which both operators and administrators need.
+    pub const READ_OR_ADMINISTER: Self =
+        Self(&[Permission::MachineReadAll, Permission::MachineReadWriteAll, Permission::CordonAdminister]);
     /// Restricting, unrestricting and cancelling.
     pub const RESTRICT: Self = Self(&[Permission::MachineRestrictExecution]);
     /// Administration.

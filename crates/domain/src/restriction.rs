@@ -150,8 +150,11 @@ impl Probe {
 pub struct Restriction {
     /// What is wanted.
     pub desired: Desired,
-    /// The generation of the last change to `desired`; 0 before the first.
+    /// The generation of the last order that was made; 0 before the first. Never goes back.
     pub desired_generation: u64,
+    /// The generation that the machine is to report: that of the last order, or, when that was withdrawn before the
+    /// machine took it up, the one that it reported last.
+    pub wanted_generation: u64,
     /// The policy that applies when restricted.
     pub policy_name: Option<String>,
     /// Digest of the signed policy's bytes.
@@ -173,6 +176,6 @@ impl Restriction {
             Desired::Restricted => self.reported == Reported::Restricted,
             Desired::Released => matches!(self.reported, Reported::Released | Reported::Unknown),
         };
-        !reported_as_desired || self.reported_generation < self.desired_generation
+        !reported_as_desired || self.reported_generation < self.wanted_generation
     }
 }

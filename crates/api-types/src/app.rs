@@ -1,5 +1,6 @@
 //! Applications: clients of the API with a secret and permissions.
 
+use domain::app;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -40,4 +41,21 @@ pub struct AppCreated {
     pub app: App,
     /// The `client_secret`.
     pub secret: String,
+}
+
+impl AppCreate {
+    /// The keys that the body may have, as they must be spelled.
+    pub const KEYS: [&str; 2] = ["name", "permissions"];
+}
+
+impl From<app::App> for App {
+    fn from(app: app::App) -> Self {
+        Self {
+            id: app.id,
+            name: app.name,
+            permissions: app.permissions.iter().map(|permission| permission.name().to_owned()).collect(),
+            creation_date_time_utc: app.created_at.into(),
+            revoked_date_time_utc: app.revoked_at.map(DateTimeUtc::from),
+        }
+    }
 }

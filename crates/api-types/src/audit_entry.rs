@@ -1,5 +1,6 @@
 //! The audit log.
 
+use domain::audit_entry;
 use serde::{Deserialize, Serialize};
 
 use crate::date_time::DateTimeUtc;
@@ -20,4 +21,18 @@ pub struct AuditEntry {
     pub subject: String,
     /// Details, for people.
     pub detail: String,
+}
+
+impl AuditEntry {
+    /// The entry with its number.
+    pub fn numbered(id: i64, entry: audit_entry::AuditEntry) -> Self {
+        Self {
+            id,
+            date_time_utc: entry.at.into(),
+            actor: entry.actor,
+            operation: entry.operation,
+            subject: entry.subject,
+            detail: entry.detail,
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Enrollment tokens: counted, expiring secrets with which machines enroll.
 
+use domain::enrollment_token;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -49,4 +50,23 @@ pub struct EnrollmentTokenCreated {
     pub secret: String,
     /// The command to run, as root, on the machine that is to enroll.
     pub command: String,
+}
+
+impl EnrollmentTokenCreate {
+    /// The keys that the body may have, as they must be spelled.
+    pub const KEYS: [&str; 3] = ["usesMax", "expiresInSeconds", "comment"];
+}
+
+impl From<enrollment_token::EnrollmentToken> for EnrollmentToken {
+    fn from(token: enrollment_token::EnrollmentToken) -> Self {
+        Self {
+            id: token.id,
+            comment: token.comment,
+            uses_max: token.uses_max,
+            uses: token.uses,
+            creation_date_time_utc: token.created_at.into(),
+            expiry_date_time_utc: token.expires_at.into(),
+            revoked_date_time_utc: token.revoked_at.map(DateTimeUtc::from),
+        }
+    }
 }

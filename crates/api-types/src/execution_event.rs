@@ -1,5 +1,7 @@
 //! Refused executions, as machines report them.
 
+use domain::execution_event;
+use domain::machine::MachineId;
 use serde::{Deserialize, Serialize};
 
 use crate::date_time::DateTimeUtc;
@@ -34,4 +36,30 @@ pub struct ExecutionEvent {
     pub parent_program: String,
     /// How many alike this stands for.
     pub count: u64,
+}
+
+impl ExecutionEvent {
+    /// The event with its number, and the machine that reported it.
+    pub fn numbered(
+        id: i64,
+        machine: MachineId,
+        computer_dns_name: String,
+        event: execution_event::ExecutionEvent,
+    ) -> Self {
+        Self {
+            id,
+            machine_id: machine.to_string(),
+            computer_dns_name,
+            event_date_time_utc: event.at.into(),
+            path: event.path,
+            sha256: event.sha256,
+            cause: event.cause,
+            rule: event.rule,
+            process_id: event.pid,
+            parent_process_id: event.ppid,
+            user_id: event.uid,
+            parent_program: event.parent_program,
+            count: event.count,
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Allow policies.
 
 use domain::allow_policy::{self, AllowPolicy, Effect, Matcher, Profile};
+use domain::digest::Sha256Digest;
+use domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::date_time::DateTimeUtc;
@@ -86,6 +88,26 @@ impl PolicyDocument {
         let policy = AllowPolicy { name: self.name, revision: 0, profile, rules };
         policy.validate().map_err(|error| error.to_string())?;
         Ok(policy)
+    }
+}
+
+impl Policy {
+    /// A stored revision.
+    pub fn stored(
+        policy: AllowPolicy,
+        digest: Sha256Digest,
+        updated_at: Timestamp,
+        updated_by: String,
+    ) -> Self {
+        Self {
+            name: policy.name,
+            profile: profile_name(policy.profile).to_owned(),
+            rules: policy.rules.into_iter().map(Rule::from).collect(),
+            revision: policy.revision,
+            digest: digest.to_string(),
+            last_update_date_time_utc: updated_at.into(),
+            last_update_by: updated_by,
+        }
     }
 }
 

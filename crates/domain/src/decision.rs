@@ -41,6 +41,9 @@ pub enum DecisionCause {
     Unreadable,
     /// Someone has the file open for writing, so its content is not settled.
     BeingWritten,
+    /// What was read of the file need not be what runs: another machine or process serves its filesystem, or the
+    /// filesystem cannot tell of changes.
+    Unverifiable,
     /// The file is larger than the gate is willing to hash on demand.
     TooLarge,
     /// The decision could not be made in time.
@@ -59,6 +62,7 @@ impl DecisionCause {
             Self::Unlisted => "unlisted",
             Self::Unreadable => "unreadable",
             Self::BeingWritten => "being-written",
+            Self::Unverifiable => "unverifiable",
             Self::TooLarge => "too-large",
             Self::Late => "late",
             Self::Overload => "overload",
@@ -71,7 +75,7 @@ impl DecisionCause {
 pub enum Reuse {
     /// The verdict holds as long as the inode version does.
     SameInodeVersion,
-    /// Ask again: the verdict came from a passing condition.
+    /// Ask again: the verdict came from a passing condition, or hangs on the name by which the file was opened.
     Never,
 }
 

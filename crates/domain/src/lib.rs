@@ -6,14 +6,14 @@
 #![forbid(unsafe_code)]
 
 pub mod allow_policy;
+pub mod app;
+pub mod audit_entry;
 pub mod decision;
 pub mod digest;
+pub mod enrollment_token;
+pub mod execution_event;
 pub mod machine;
 pub mod machine_action;
-pub mod execution_event;
-pub mod app;
-pub mod enrollment_token;
-pub mod audit_entry;
 pub mod permission;
 pub mod rate_limit;
 pub mod restriction;

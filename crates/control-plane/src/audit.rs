@@ -1,0 +1,45 @@
+//! The audit log: written by every use case, read here.
+
+use domain::audit_entry::AuditEntry;
+use domain::permission::Requirement;
+use domain::time::Timestamp;
+use store::audit_entry::{audit_entry_create, audit_entry_list};
+use store::{StoreError, Tx};
+
+use crate::{Caller, ControlPlane, Result};
+
+/// Writes an entry in the transaction of the change that it is about.
+pub(crate) fn record(
+    tx: &Tx<'_>,
+    at: Timestamp,
+    actor: &str,
+    operation: &str,
+    subject: impl ToString,
+    detail: impl Into<String>,
+) -> std::result::Result<(), StoreError> {
+    let entry = AuditEntry {
+        at,
+        actor: actor.to_owned(),
+        operation: operation.to_owned(),
+        subject: subject.to_string(),
+        detail: detail.into(),
+    };
+    audit_entry_create(tx, &entry)
+}
+
+impl ControlPlane {
+    /// Entries with a number below `before`, newest first, each with its number.
+    ///
+    /// # Errors
+    /// [`crate::Error::Forbidden`]; from the store.
+    pub async fn audit_entry_list(
+        &self,
+        caller: &Caller,
+        before: Option<i64>,
+        top: u32,
+    ) -> Result<Vec<(i64, AuditEntry)>> {
+        caller.require(Requirement::ADMINISTER)?;
+        let before = before.unwrap_or(i64::MAX);
+        self.0.store.read(move |tx| Ok(audit_entry_list(tx, before, top)?)).await
+    }
+}

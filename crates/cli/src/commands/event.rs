@@ -1,0 +1,126 @@
+//! `cordon event`: executions that machines refused.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use api_types::execution_event::ExecutionEvent;
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
+
+use crate::client::Listing;
+use crate::commands::HistoryArguments;
+use crate::error::ClientError;
+use crate::outcome::Outcome;
+use crate::session::Session;
+use crate::table::{Fit, Table};
+use crate::text::{printable, seconds};
+
+const EVENTS: [&str; 4] = ["api", "cordon", "v1", "executionEvents"];
+/// Keeps within 1,500 calls an hour.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(2500);
+/// The most that is caught up on between two looks.
+const FOLLOW_TOP: u32 = 10_000;
+
+/// See executions that machines refused
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventCommand {
+    /// List refused executions, the newest first
+    List(EventArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventArguments {
+    /// Only of this machine (id or name)
+    #[arg(long, value_name = "ID|NAME", value_parser = NonEmptyStringValueParser::new())]
+    machine: Option<String>,
+    #[command(flatten)]
+    history: HistoryArguments,
+    /// Go on with what comes, until Ctrl-C; the newest last, with -o json one a line
+    #[arg(long)]
+    follow: bool,
+}
+
+/// Runs the command.
+pub(crate) async fn run(command: &EventCommand, session: &Session) -> Result<Outcome> {
+    let EventCommand::List(arguments) = command;
+    let machine = arguments.machine.clone().map(|machine| ("machineId", machine));
+    let query: Vec<_> = machine.into_iter().collect();
+    let events = session.client.newest(&EVENTS, &query, arguments.history.top, 0).await?;
+    if arguments.follow {
+        follow(session, &query, events).await
+    } else {
+        session.output.list(&events, table)?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// Never ends by itself.
+async fn follow(session: &Session, query: &[(&str, String)], mut fresh: Listing) -> Result<Outcome> {
+    let mut last = 0;
+    let mut unreachable = false;
+    loop {
+        for row in fresh.value.iter().rev() {
+            let event: ExecutionEvent = session.output.row(row, line)?;
+            last = event.id;
+        }
+        tokio::time::sleep(FOLLOW_INTERVAL).await;
+        fresh = match session.client.newest(&EVENTS, query, FOLLOW_TOP, last).await {
+            Ok(fresh) => {
+                unreachable = false;
+                fresh
+            }
+            Err(error) if error.downcast_ref().is_some_and(ClientError::is_transient) => {
+                if !unreachable {
+                    session.progress.note(&format!("{error}; trying again"));
+                }
+                unreachable = true;
+                fresh.value.clear();
+                fresh
+            }
+            Err(error) => return Err(error),
+        };
+    }
+}
+
+fn table(events: &[ExecutionEvent]) -> Table {
+    let columns = [
+        ("TIME (UTC)", Fit::Whole),
+        ("MACHINE", Fit::Whole),
+        ("PATH", Fit::Whole),
+        ("COUNT", Fit::Optional),
+        ("CAUSE", Fit::Optional),
+        ("BY", Fit::Cut),
+        ("SHA256", Fit::Optional),
+    ];
+    Table::new(&columns, events, |event| {
+        vec![
+            seconds(event.event_date_time_utc),
+            event.computer_dns_name.clone(),
+            event.path.clone(),
+            event.count.to_string(),
+            cause(event),
+            parent(event),
+            event.sha256.clone().unwrap_or_default(),
+        ]
+    })
+}
+
+fn line(event: &ExecutionEvent) -> String {
+    let (time, machine) = (seconds(event.event_date_time_utc), &event.computer_dns_name);
+    printable(&format!(
+        "{time}Z  {machine}  {}  {}x  {}  {}",
+        event.path,
+        event.count,
+        cause(event),
+        parent(event)
+    ))
+}
+
+fn cause(event: &ExecutionEvent) -> String {
+    event.rule.as_ref().map_or_else(|| event.cause.clone(), |rule| format!("{} {rule}", event.cause))
+}
+
+fn parent(event: &ExecutionEvent) -> String {
+    let user = event.user_id.map(|user| format!(", user {user}")).unwrap_or_default();
+    format!("{}, process {}{user}", event.parent_program, event.process_id)
+}

@@ -1,0 +1,176 @@
+//! Policy files: read and checked here, so that a fault is told with the line that it is on.
+
+use std::ffi::OsStr;
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use api_types::policy::PolicyDocument;
+
+/// What a policy file looks like.
+pub(crate) const HELP: &str = r#"A policy file in TOML (the same keys in JSON):
+
+  name = "default"
+  profile = "os+approved"    # or os-only, survival-only
+  [[rules]]
+  id = "backup-agent"
+  effect = "allow"           # or deny
+  sha256 = "<64 hexadecimal digits of sha256sum>"
+  path = "/opt/backup/agent" # optional: only at this path
+  comment = "CHG-1042"       # optional"#;
+
+#[derive(Clone, Copy)]
+enum Language {
+    Toml,
+    Json,
+}
+
+/// Reads a policy from a file, or from standard input when the path is `-`.
+pub(crate) fn read(path: &Path) -> Result<PolicyDocument> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        let language = if text.trim_start().starts_with('{') { Language::Json } else { Language::Toml };
+        return parse(&text, language, "standard input");
+    }
+    let shown = path.display();
+    let language = match path.extension().and_then(OsStr::to_str) {
+        Some("toml") => Language::Toml,
+        Some("json") => Language::Json,
+        _ => bail!("{shown} must be called *.toml or *.json, which tells how to read it"),
+    };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    parse(&text, language, &shown.to_string())
+}
+
+fn parse(text: &str, language: Language, source: &str) -> Result<PolicyDocument> {
+    let document: PolicyDocument = match language {
+        Language::Toml => toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let (line, column) = position(before);
+            anyhow::anyhow!("{source}:{line}:{column}: {}", error.message())
+        })?,
+        Language::Json => serde_json::from_str(text).map_err(|error| {
+            let message = error.to_string();
+            let message = message.split_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+            anyhow::anyhow!("{source}:{}:{}: {message}", error.line(), error.column())
+        })?,
+    };
+    if let Err(fault) = document.clone().read() {
+        bail!("{source}: {fault}");
+    }
+    Ok(document)
+}
+
+/// Line and column, from 1, of what follows `before`.
+fn position(before: &str) -> (usize, usize) {
+    let line = before.rsplit_once('\n').map_or(before, |(_, line)| line);
+    (before.matches('\n').count() + 1, line.chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    const TOML: &str = r#"name = "default"
+[[rules]]
+id = "backup-agent"
+effect = "allow"
+sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+path = "/opt/backup/agent"
+"#;
+
+    fn check(text: &str, language: Language, expected: &Expect) {
+        let outcome = match parse(text, language, "FILE") {
+            Ok(document) => format!("{} with {} rules", document.name, document.rules.len()),
+            Err(error) => format!("{error:#}"),
+        };
+        assert!(!outcome.contains('\n'), "an error is one line");
+        expected.assert_eq(&outcome);
+    }
+
+    fn check_toml(good: &str, bad: &str, expected: &Expect) {
+        assert!(TOML.contains(good));
+        check(&TOML.replace(good, bad), Language::Toml, expected);
+    }
+
+    #[test]
+    fn both_languages_say_the_same() {
+        check(TOML, Language::Toml, &expect!["default with 1 rules"]);
+        let json = serde_json::to_string(&parse(TOML, Language::Toml, "FILE").unwrap()).unwrap();
+        check(&json, Language::Json, &expect!["default with 1 rules"]);
+    }
+
+    #[test]
+    fn faults_of_toml_are_told_with_line_and_column() {
+        check_toml("name =", "name", &expect!["FILE:1:6: key with no value, expected `=`"]);
+        check_toml(
+            "effect",
+            "efect",
+            &expect![
+                "FILE:4:1: unknown field `efect`, expected one of `id`, `effect`, `sha256`, `path`, `comment`"
+            ],
+        );
+        check_toml(
+            "\"allow\"",
+            "true",
+            &expect!["FILE:4:10: invalid type: boolean `true`, expected a string"],
+        );
+        check_toml("sha256", "#sha256", &expect!["FILE:2:1: missing field `sha256`"]);
+        check_toml("name = \"default\"", "", &expect!["FILE:1:1: missing field `name`"]);
+    }
+
+    #[test]
+    fn faults_of_json_are_told_with_line_and_column() {
+        check(
+            "{\n  \"name\": \"default\",\n  \"rule\": []\n}",
+            Language::Json,
+            &expect!["FILE:3:8: unknown field `rule`, expected one of `name`, `profile`, `rules`"],
+        );
+        check("{\"name\": ", Language::Json, &expect!["FILE:1:9: EOF while parsing a value"]);
+        check(
+            "[]",
+            Language::Json,
+            &expect!["FILE:1:2: invalid length 0, expected struct PolicyDocument with 3 elements"],
+        );
+    }
+
+    #[test]
+    fn faults_of_meaning_are_told_with_rule_and_key() {
+        check_toml(
+            "\"allow\"",
+            "\"permit\"",
+            &expect![[r#"FILE: rule "backup-agent": effect "permit" is not allow or deny"#]],
+        );
+        check_toml(
+            "e3b0",
+            "e3b",
+            &expect![[r#"FILE: rule "backup-agent": sha256: a SHA-256 digest is 64 hexadecimal digits"#]],
+        );
+        check_toml(
+            "/opt/",
+            "opt/",
+            &expect![[
+                r#"FILE: the path of rule "backup-agent" must be absolute, without NUL, and at most 4096 bytes"#
+            ]],
+        );
+        check_toml(
+            "\"default\"",
+            "\"De fault\"",
+            &expect![[r#"FILE: policy name "De fault" must be 1 to 64 of a-z, 0-9 and '-'"#]],
+        );
+        check_toml(
+            "[[rules]]",
+            "profile = \"all\"\n[[rules]]",
+            &expect![[r#"FILE: profile "all" is not one of os-only, os+approved, survival-only"#]],
+        );
+    }
+
+    #[test]
+    fn a_file_whose_name_tells_nothing_is_refused() {
+        let error = read(Path::new("/nonexistent/policy.yaml")).unwrap_err();
+        assert!(error.to_string().contains("*.toml or *.json"), "{error}");
+    }
+}

@@ -70,11 +70,18 @@ CREATE TABLE machine_action (
 );
 CREATE UNIQUE INDEX machine_action_one_open ON machine_action (machine) WHERE open = 1;
 CREATE UNIQUE INDEX machine_action_generation ON machine_action (machine, store_epoch, generation);
+-- Lists are newest first, the id decides between equals: each index serves a filter and that order together.
 CREATE INDEX machine_action_created ON machine_action (created_at, id);
 CREATE INDEX machine_action_updated ON machine_action (updated_at, id);
-CREATE INDEX machine_action_machine ON machine_action (machine, created_at);
-CREATE INDEX machine_action_requestor ON machine_action (requestor, created_at);
-CREATE INDEX machine_action_external ON machine_action (external_id, created_at);
+-- The status of a phase, in the words of crates/store/src/list.rs.
+CREATE INDEX machine_action_status ON machine_action (
+    (CASE WHEN phase < 2 THEN 0 WHEN phase < 4 THEN 1 WHEN phase < 5 THEN 2 WHEN phase < 8 THEN 3
+     WHEN phase < 9 THEN 4 ELSE 5 END),
+    created_at, id
+);
+CREATE INDEX machine_action_requestor ON machine_action (requestor, created_at, id);
+CREATE INDEX machine_action_machine ON machine_action (machine, created_at, id);
+CREATE INDEX machine_action_external ON machine_action (external_id, created_at, id);
 CREATE INDEX machine_action_open ON machine_action (deadline) WHERE open = 1;
 
 CREATE TABLE app (

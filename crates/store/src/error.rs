@@ -12,6 +12,9 @@ pub enum StoreError {
     /// The statement is wrong, or the database is not what this program wrote.
     #[error("the database refused a statement")]
     Statement(#[source] rusqlite::Error),
+    /// A query asks for what is not there: its caller is at fault.
+    #[error("{0}")]
+    Query(odata::Error),
     /// A stored value has no meaning.
     #[error("the database holds a value that has no meaning: {0}")]
     Damaged(String),

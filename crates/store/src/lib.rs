@@ -9,6 +9,7 @@
 
 pub mod machine;
 pub mod machine_action;
+pub mod list;
 
 pub mod app;
 pub mod enrollment_token;
@@ -20,6 +21,7 @@ mod error;
 mod migrations;
 mod reader;
 mod row;
+mod sql;
 mod writer;
 
 use std::path::Path;
@@ -27,6 +29,7 @@ use std::path::Path;
 pub use error::StoreError;
 
 use reader::Readers;
+use sql::Sql;
 use writer::Writer;
 
 /// A database with a writer and readers. Cloning is cheap; all clones are the same database.
@@ -37,7 +40,13 @@ pub struct Store {
 }
 
 /// A transaction: what functions of this crate read and write in.
-pub struct Tx<'a>(&'a rusqlite::Connection);
+pub struct Tx<'a>(Sql<'a>);
+
+impl<'a> Tx<'a> {
+    fn new(connection: &'a rusqlite::Connection) -> Self {
+        Self(Sql(connection))
+    }
+}
 
 /// The oldest SQLite that loses no committed pages: 3.51.3 mends the WAL-reset race (sqlite.org/wal.html).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;

@@ -45,7 +45,7 @@ impl Readers {
                 None => readers.connect()?,
             };
             let transaction = connection.transaction().map_err(StoreError::from)?;
-            let result = work(&Tx(&transaction));
+            let result = work(&Tx::new(&transaction));
             // A transaction that only read has nothing to keep; ending it frees the state that it saw.
             drop(transaction);
             readers.put_back(connection);

@@ -85,7 +85,7 @@ where
     Box::new(move |step| match step {
         Step::Work(connection) => {
             let Some(work) = work.take() else { return false };
-            let outcome = work(&Tx(connection));
+            let outcome = work(&Tx::new(connection));
             let keep = outcome.is_ok();
             result = Some(outcome);
             keep

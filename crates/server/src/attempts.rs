@@ -1,0 +1,139 @@
+//! Failed attempts to prove who one is, counted, so that guessing is slow. Nothing but failures counts.
+//!
+//! Secrets have 256 random bits and are out of reach of guessing: what this protects are the log and the processor. So
+//! the count is simple (windows of one minute, forgotten at its end), and bounded in memory: when there are too many
+//! different callers within one minute, the further ones are not counted.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use domain::time::Timestamp;
+
+const WINDOW: Duration = Duration::from_secs(60);
+/// The most keys that are counted within one window.
+const KEYS_MAX: usize = 20_000;
+
+/// Counts failures per key.
+pub(crate) struct Attempts<K> {
+    failures_max: u32,
+    window: Mutex<Window<K>>,
+}
+
+struct Window<K> {
+    start: Timestamp,
+    failures: HashMap<K, u32>,
+}
+
+/// Too many failures within a minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooMany {
+    /// When to try again: above zero.
+    pub(crate) retry_after: Duration,
+}
+
+impl<K: Eq + Hash> Attempts<K> {
+    /// At most so many failures of one key in a minute.
+    pub(crate) fn new(failures_max: u32) -> Self {
+        let window = Window { start: Timestamp::default(), failures: HashMap::new() };
+        Self { failures_max, window: Mutex::new(window) }
+    }
+
+    /// Whether `key` may try at the time `now`.
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub(crate) fn check(&self, key: &K, now: Timestamp) -> Result<(), TooMany> {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        window.turn(now);
+        if window.failures.get(key).is_some_and(|failures| *failures >= self.failures_max) {
+            let retry_after = WINDOW.saturating_sub(now.since(window.start)).max(Duration::from_secs(1));
+            return Err(TooMany { retry_after });
+        }
+        Ok(())
+    }
+
+    /// Counts a failure of `key`.
+    pub(crate) fn fail(&self, key: K, now: Timestamp) {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        window.turn(now);
+        if window.failures.len() < KEYS_MAX || window.failures.contains_key(&key) {
+            let failures = window.failures.entry(key).or_default();
+            *failures = failures.saturating_add(1);
+        }
+    }
+}
+
+impl<K> Window<K> {
+    /// Forgets everything once the window is over, or when the clock went back behind its start.
+    fn turn(&mut self, now: Timestamp) {
+        if now < self.start || now.since(self.start) >= WINDOW {
+            self.start = now;
+            self.failures = HashMap::new();
+        }
+    }
+}
+
+/// The address as far as one caller can be told from another: one host may use all of an IPv6 network of 64 bits.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        IpAddr::V4(address) => IpAddr::V4(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(1_000 + seconds)
+    }
+
+    #[test]
+    fn failures_are_counted_per_key_and_forgotten() {
+        let attempts = Attempts::new(2);
+        attempts.check(&"a", at(0)).unwrap();
+        attempts.fail("a", at(0));
+        attempts.check(&"a", at(1)).unwrap();
+        attempts.fail("a", at(20));
+        let refused = attempts.check(&"a", at(20)).unwrap_err();
+        assert_eq!(refused.retry_after, Duration::from_secs(40));
+        attempts.check(&"b", at(20)).unwrap();
+        attempts.check(&"a", at(60)).unwrap();
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_locks_nobody_out() {
+        let attempts = Attempts::new(1);
+        attempts.fail("a", at(500));
+        attempts.check(&"a", at(0)).unwrap();
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let attempts = Attempts::new(1);
+        for key in 0..2 * KEYS_MAX {
+            attempts.fail(key, at(0));
+        }
+        assert_eq!(attempts.window.lock().unwrap().failures.len(), KEYS_MAX);
+        attempts.check(&0, at(0)).unwrap_err();
+    }
+
+    #[test]
+    fn one_network_is_one_caller() {
+        let table = [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ];
+        for (address, expected) in table {
+            assert_eq!(network(address.parse().unwrap()).to_string(), expected);
+        }
+    }
+}

@@ -1,0 +1,530 @@
+//! The embedded token issuer: makes bearer tokens for apps, and is the only one whose tokens count.
+//!
+//! Owns the claims of a token, which audiences are accepted, and every check of a token that arrives: RS256 and nothing
+//! else, by a key of its own, for its tenant, at this time. Deliberately does not know what a permission allows, nor
+//! whether an app was revoked since: that is asked of `control-plane` with each request.
+
+mod credentials;
+mod endpoints;
+mod keys;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use domain::app::App;
+use domain::permission::Permission;
+use domain::time::Timestamp;
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, Header, Validation};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub(crate) use endpoints::routes;
+pub(crate) use keys::KeyFolder;
+
+use crate::attempts::Attempts;
+use crate::config::Config;
+use crate::data_dir::DataDirError;
+use keys::KeySet;
+
+/// The names of the vendor's API over the years: tokens for any of them count, so that clients change nothing but URLs.
+const VENDOR_AUDIENCES: [&str; 4] = [
+    "https://api.securitycenter.windows.com",
+    "https://api.securitycenter.microsoft.com",
+    "https://api.security.microsoft.com",
+    "https://securitycenter.onmicrosoft.com/windowsatpservice",
+];
+/// How long a token is valid.
+pub(crate) const TOKEN_VALIDITY: Duration = Duration::from_secs(60 * 60);
+/// How far a clock that is set back may make tokens seem not yet valid.
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// The longest token that is looked at, in bytes.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Failed logins a minute: from one network, and as one app.
+const FAILURES_PER_NETWORK: u32 = 30;
+const FAILURES_PER_APP: u32 = 100;
+
+/// Makes and checks tokens.
+pub(crate) struct Issuer {
+    tenant: Uuid,
+    public_url: String,
+    /// Without trailing slashes; each is accepted with one too.
+    audiences: Vec<String>,
+    folder: KeyFolder,
+    keys: RwLock<Arc<KeySet>>,
+    failures_by_network: Attempts<std::net::IpAddr>,
+    failures_by_app: Attempts<Uuid>,
+}
+
+/// The two forms of tokens and token replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// `/{tenant}/oauth2/token`
+    V1,
+    /// `/{tenant}/oauth2/v2.0/token`
+    V2,
+}
+
+/// What a valid token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Claims {
+    /// The application that it was given to.
+    pub(crate) app: Uuid,
+    /// What the application may do.
+    pub(crate) permissions: Vec<Permission>,
+}
+
+/// Why a token is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TokenFault {
+    /// Not a token of this issuer, or not at this time; why, in words for the caller.
+    Invalid(String),
+    /// A valid token for somebody else.
+    WrongAudience {
+        /// The audiences that this server accepts.
+        accepted: Vec<String>,
+    },
+}
+
+/// A token could not be signed.
+#[derive(Debug, thiserror::Error)]
+enum SignError {
+    /// There is no key: the folder of keys was emptied.
+    #[error("there is no key to sign with")]
+    NoKey,
+    /// The library refuses.
+    #[error("cannot sign a token")]
+    Refused(#[source] jsonwebtoken::errors::Error),
+}
+
+/// The claims of a token. What is not optional must be there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct TokenClaims {
+    aud: String,
+    iss: String,
+    iat: i64,
+    nbf: i64,
+    exp: i64,
+    tid: Uuid,
+    /// The app, in tokens of version 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    appid: Option<Uuid>,
+    /// The app, in tokens of version 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    azp: Option<Uuid>,
+    #[serde(default)]
+    roles: Vec<String>,
+    #[serde(default)]
+    oid: Option<Uuid>,
+    #[serde(default)]
+    sub: String,
+    #[serde(default)]
+    uti: String,
+    ver: String,
+}
+
+impl Issuer {
+    /// Takes up the keys of `folder`, or makes the first.
+    ///
+    /// # Errors
+    /// [`DataDirError`].
+    pub(crate) fn open(
+        folder: KeyFolder,
+        tenant: Uuid,
+        config: &Config,
+        now: Timestamp,
+    ) -> Result<Self, DataDirError> {
+        let keys = folder.refresh(&KeySet::default(), now)?;
+        let configured = config.audiences.iter().map(|audience| audience.trim_end_matches('/').to_owned());
+        let mut audiences: Vec<_> = VENDOR_AUDIENCES.map(str::to_owned).to_vec();
+        audiences.push(config.public_url.clone());
+        audiences.extend(configured);
+        Ok(Self {
+            tenant,
+            public_url: config.public_url.clone(),
+            audiences,
+            folder,
+            keys: RwLock::new(Arc::new(keys)),
+            failures_by_network: Attempts::new(FAILURES_PER_NETWORK),
+            failures_by_app: Attempts::new(FAILURES_PER_APP),
+        })
+    }
+
+    /// The only tenant.
+    pub(crate) fn tenant(&self) -> Uuid {
+        self.tenant
+    }
+
+    /// Checks a bearer token at the time `now`.
+    ///
+    /// # Errors
+    /// [`TokenFault`].
+    pub(crate) fn validate(&self, token: &str, now: Timestamp) -> Result<Claims, TokenFault> {
+        let claims = self.verify(token).map_err(|why| TokenFault::Invalid(why.to_owned()))?;
+        let seconds = now.unix_seconds();
+        let invalid = |why: &str| Err(TokenFault::Invalid(why.to_owned()));
+        if ![Version::V1, Version::V2].iter().any(|version| claims.iss == self.name(*version)) {
+            return invalid("the token is from another issuer");
+        }
+        if claims.tid != self.tenant {
+            return invalid("the token is for another tenant");
+        }
+        if claims.exp <= seconds {
+            return invalid("the token has expired");
+        }
+        if claims.nbf > now.plus(CLOCK_SKEW).unix_seconds() {
+            return invalid("the token is not valid yet");
+        }
+        let Some(app) = claims.appid.or(claims.azp) else {
+            return invalid("the token names no application");
+        };
+        if !self.accepts(&claims.aud) {
+            return Err(TokenFault::WrongAudience { accepted: self.audiences.clone() });
+        }
+        let permissions = claims.roles.iter().filter_map(|role| Permission::from_name(role)).collect();
+        Ok(Claims { app, permissions })
+    }
+
+    /// The claims of a token that one of our keys signed.
+    fn verify(&self, token: &str) -> Result<TokenClaims, &'static str> {
+        const MALFORMED: &str = "this is no token of this server";
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(MALFORMED);
+        }
+        let header = jsonwebtoken::decode_header(token).or(Err(MALFORMED))?;
+        if header.alg != Algorithm::RS256 {
+            return Err("the token is not signed with RS256");
+        }
+        let keys = self.keys();
+        let key = header.kid.as_deref().and_then(|kid| keys.find(kid)).ok_or("the token's key is unknown")?;
+        // Time, issuer and audience are checked by `validate`, against a clock that tests can set.
+        let mut validation = Validation::new(Algorithm::RS256);
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        jsonwebtoken::decode::<TokenClaims>(token, key, &validation).map(|token| token.claims).map_err(
+            |error| {
+                let forged = matches!(error.kind(), jsonwebtoken::errors::ErrorKind::InvalidSignature);
+                if forged { "the token's signature is wrong" } else { MALFORMED }
+            },
+        )
+    }
+
+    /// A token for `app`.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    fn sign(
+        &self,
+        version: Version,
+        app: &App,
+        audience: String,
+        now: Timestamp,
+    ) -> Result<String, SignError> {
+        let issued = now.unix_seconds();
+        let (appid, azp, ver) = match version {
+            Version::V1 => (Some(app.id), None, "1.0"),
+            Version::V2 => (None, Some(app.id), "2.0"),
+        };
+        let claims = TokenClaims {
+            aud: audience,
+            iss: self.name(version),
+            iat: issued,
+            nbf: issued,
+            exp: now.plus(TOKEN_VALIDITY).unix_seconds(),
+            tid: self.tenant,
+            appid,
+            azp,
+            roles: app.permissions.iter().map(|permission| permission.name().to_owned()).collect(),
+            oid: Some(app.id),
+            sub: app.id.to_string(),
+            uti: Uuid::new_v4().simple().to_string(),
+            ver: ver.to_owned(),
+        };
+        let keys = self.keys();
+        let key = keys.signing(now).ok_or(SignError::NoKey)?;
+        let mut header = Header::new(Algorithm::RS256);
+        header.kid = Some(key.id.clone());
+        jsonwebtoken::encode(&header, &claims, &key.private).map_err(SignError::Refused)
+    }
+
+    /// The public keys, for whoever checks our tokens.
+    fn public_keys(&self) -> JwkSet {
+        self.keys().public()
+    }
+
+    /// Makes the next key ahead of its use, forgets keys whose last token has expired, and takes up what changed in the
+    /// folder.
+    ///
+    /// # Errors
+    /// [`DataDirError`]; the keys are then as before.
+    pub(crate) fn refresh(&self, now: Timestamp) -> Result<(), DataDirError> {
+        let keys = self.folder.refresh(&self.keys(), now)?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        Ok(())
+    }
+
+    fn keys(&self) -> Arc<KeySet> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The issuer's name in tokens.
+    fn name(&self, version: Version) -> String {
+        let (url, tenant) = (&self.public_url, self.tenant);
+        match version {
+            Version::V1 => format!("{url}/{tenant}/"),
+            Version::V2 => format!("{url}/{tenant}/v2.0"),
+        }
+    }
+
+    /// Whether tokens for `audience` are for this server.
+    pub(crate) fn accepts(&self, audience: &str) -> bool {
+        let bare = audience.strip_suffix('/').unwrap_or(audience);
+        self.audiences.iter().any(|accepted| accepted.eq_ignore_ascii_case(bare))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use jsonwebtoken::EncodingKey;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+    const AUDIENCE: &str = "https://api.securitycenter.microsoft.com";
+
+    struct Fixture {
+        issuer: Issuer,
+        folder: tempfile::TempDir,
+    }
+
+    fn fixture() -> Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { public_url: "https://cordon.example".to_owned(), ..Config::default() };
+        let keys = KeyFolder::new(folder.path().join("issuer"));
+        let issuer = Issuer::open(keys, Uuid::from_u128(7), &config, NOW).unwrap();
+        Fixture { issuer, folder }
+    }
+
+    fn app() -> App {
+        App {
+            id: Uuid::from_u128(9),
+            name: "connector".to_owned(),
+            permissions: vec![Permission::MachineReadAll, Permission::MachineRestrictExecution],
+            created_at: NOW,
+            revoked_at: None,
+        }
+    }
+
+    impl Fixture {
+        fn token(&self, version: Version, audience: &str) -> String {
+            self.issuer.sign(version, &app(), audience.to_owned(), NOW).unwrap()
+        }
+
+        fn private_key(&self) -> EncodingKey {
+            let mut files = std::fs::read_dir(self.folder.path().join("issuer")).unwrap();
+            EncodingKey::from_rsa_pem(&std::fs::read(files.next().unwrap().unwrap().path()).unwrap()).unwrap()
+        }
+
+        /// A token of ours with one claim changed, signed by our own key.
+        fn changed(&self, claim: &str, value: Value) -> String {
+            let (header, mut claims) = parts(&self.token(Version::V2, AUDIENCE));
+            if value.is_null() {
+                claims.as_object_mut().unwrap().remove(claim);
+            } else {
+                claims[claim] = value;
+            }
+            let mut signed_header = Header::new(Algorithm::RS256);
+            signed_header.kid = Some(header["kid"].as_str().unwrap().to_owned());
+            jsonwebtoken::encode(&signed_header, &claims, &self.private_key()).unwrap()
+        }
+
+        fn refused(&self, token: &str) -> String {
+            match self.issuer.validate(token, NOW) {
+                Err(TokenFault::Invalid(why)) => why,
+                other => panic!("{token}: {other:?}"),
+            }
+        }
+    }
+
+    fn parts(token: &str) -> (Value, Value) {
+        let mut parts = token.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
+        let mut next = || serde_json::from_slice(&parts.next().unwrap()).unwrap();
+        (next(), next())
+    }
+
+    fn unsigned(header: &Value, claims: &Value) -> String {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        format!("{}.{}", part(header), part(claims))
+    }
+
+    #[test]
+    fn both_versions_are_accepted_for_every_audience() {
+        let fixture = fixture();
+        let own = "https://cordon.example";
+        for audience in VENDOR_AUDIENCES.iter().copied().chain([own]) {
+            for audience in [audience.to_owned(), format!("{audience}/")] {
+                for version in [Version::V1, Version::V2] {
+                    let claims = fixture.issuer.validate(&fixture.token(version, &audience), NOW).unwrap();
+                    assert_eq!(claims, Claims { app: app().id, permissions: app().permissions });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_version_has_its_own_claims() {
+        let fixture = fixture();
+        let (_, v1) = parts(&fixture.token(Version::V1, AUDIENCE));
+        let (_, v2) = parts(&fixture.token(Version::V2, AUDIENCE));
+        let tenant = fixture.issuer.tenant;
+        assert_eq!(v1["iss"], format!("https://cordon.example/{tenant}/"));
+        assert_eq!(v2["iss"], format!("https://cordon.example/{tenant}/v2.0"));
+        assert_eq!((&v1["appid"], &v1["azp"]), (&json!(app().id), &Value::Null));
+        assert_eq!((&v2["appid"], &v2["azp"]), (&Value::Null, &json!(app().id)));
+        assert_eq!(v1["roles"], json!(["Machine.Read.All", "Machine.RestrictExecution"]));
+        assert_eq!(v2["exp"].as_i64().unwrap() - v2["nbf"].as_i64().unwrap(), 3600);
+    }
+
+    #[test]
+    fn tokens_end_and_begin() {
+        let fixture = fixture();
+        let token = fixture.token(Version::V1, AUDIENCE);
+        let at = |seconds| Timestamp::from_unix_seconds(NOW.unix_seconds() + seconds);
+        assert!(fixture.issuer.validate(&token, at(3599)).is_ok());
+        for seconds in [3600, 3601, -61] {
+            assert!(matches!(fixture.issuer.validate(&token, at(seconds)), Err(TokenFault::Invalid(_))));
+        }
+        let now = NOW.unix_seconds();
+        assert_eq!(fixture.refused(&fixture.changed("nbf", json!(now + 120))), "the token is not valid yet");
+        assert_eq!(fixture.refused(&fixture.changed("exp", json!(now - 1))), "the token has expired");
+    }
+
+    #[test]
+    fn every_claim_counts() {
+        let fixture = fixture();
+        for claim in ["exp", "nbf", "iss", "aud", "tid", "azp"] {
+            fixture.refused(&fixture.changed(claim, Value::Null));
+        }
+        for (claim, value) in [
+            ("iss", json!("https://evil.example")),
+            ("iss", json!(["https://cordon.example"])),
+            ("tid", json!(Uuid::from_u128(8))),
+            ("exp", json!("9999999999")),
+            ("exp", json!(1e300)),
+            ("nbf", json!(-1.5)),
+            ("azp", json!("not-an-id")),
+        ] {
+            fixture.refused(&fixture.changed(claim, value));
+        }
+        let other =
+            fixture.issuer.validate(&fixture.changed("aud", json!("https://graph.microsoft.com")), NOW);
+        let Err(TokenFault::WrongAudience { accepted }) = other else { panic!("{other:?}") };
+        assert!(accepted.contains(&AUDIENCE.to_owned()));
+    }
+
+    #[test]
+    fn unknown_roles_grant_nothing() {
+        let fixture = fixture();
+        let token = fixture.changed("roles", json!(["Machine.read.all", "Everything"]));
+        assert_eq!(fixture.issuer.validate(&token, NOW).unwrap().permissions, []);
+        let token = fixture.changed("roles", Value::Null);
+        assert_eq!(fixture.issuer.validate(&token, NOW).unwrap().permissions, []);
+    }
+
+    #[test]
+    fn unsigned_tokens_are_refused() {
+        let fixture = fixture();
+        let (header, claims) = parts(&fixture.token(Version::V2, AUDIENCE));
+        for alg in ["none", "None", "NONE", "nOnE", ""] {
+            let mut header = header.clone();
+            header["alg"] = json!(alg);
+            let body = unsigned(&header, &claims);
+            for token in [body.clone(), format!("{body}."), format!("{body}.AAAA")] {
+                fixture.refused(&token);
+            }
+        }
+        let body = unsigned(&header, &claims);
+        assert_eq!(fixture.refused(&format!("{body}.")), "the token's signature is wrong");
+    }
+
+    #[test]
+    fn a_public_key_is_no_secret_to_sign_with() {
+        let fixture = fixture();
+        let (header, claims) = parts(&fixture.token(Version::V2, AUDIENCE));
+        let public = serde_json::to_value(fixture.issuer.public_keys()).unwrap();
+        let key = &public["keys"][0];
+        let modulus = key["n"].as_str().unwrap();
+        let secrets = [modulus.as_bytes().to_vec(), URL_SAFE_NO_PAD.decode(modulus).unwrap(), Vec::new()];
+        for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
+            let mut forged = Header::new(algorithm);
+            forged.kid = Some(header["kid"].as_str().unwrap().to_owned());
+            for secret in &secrets {
+                let token =
+                    jsonwebtoken::encode(&forged, &claims, &EncodingKey::from_secret(secret)).unwrap();
+                assert_eq!(fixture.refused(&token), "the token is not signed with RS256");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_of_others_are_refused() {
+        let (fixture, other) = (fixture(), fixture());
+        let (header, claims) = parts(&fixture.token(Version::V2, AUDIENCE));
+        let mut forged = Header::new(Algorithm::RS256);
+        forged.kid = Some(header["kid"].as_str().unwrap().to_owned());
+        let key = other.private_key();
+        let token = jsonwebtoken::encode(&forged, &claims, &key).unwrap();
+        assert_eq!(fixture.refused(&token), "the token's signature is wrong");
+        for kid in [None, Some("../../ca".to_owned())] {
+            forged.kid = kid;
+            let token = jsonwebtoken::encode(&forged, &claims, &key).unwrap();
+            assert_eq!(fixture.refused(&token), "the token's key is unknown");
+        }
+        assert_eq!(fixture.refused(&other.token(Version::V2, AUDIENCE)), "the token's key is unknown");
+        // A key that comes along in the token is not asked either.
+        forged.kid = Some(header["kid"].as_str().unwrap().to_owned());
+        forged.jwk = other.issuer.public_keys().keys.into_iter().next();
+        forged.jku = Some("https://evil.example/keys".to_owned());
+        let token = jsonwebtoken::encode(&forged, &claims, &key).unwrap();
+        assert_eq!(fixture.refused(&token), "the token's signature is wrong");
+        forged.alg = Algorithm::PS256;
+        let token = jsonwebtoken::encode(&forged, &claims, &key).unwrap();
+        assert_eq!(fixture.refused(&token), "the token is not signed with RS256");
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        let fixture = fixture();
+        let token = fixture.token(Version::V1, AUDIENCE);
+        let long = "a".repeat(TOKEN_BYTES_MAX + 1);
+        for text in ["", ".", "..", "...", "a.b.c", &long, token.split_at(token.len() / 2).0, "\u{0}é.é.é"]
+        {
+            fixture.refused(text);
+        }
+        let flipped = token.replacen("eyJ", "eyK", 1);
+        fixture.refused(&flipped);
+    }
+
+    #[test]
+    fn a_token_outlives_the_rotation_of_its_key() {
+        let fixture = fixture();
+        let day = Duration::from_secs(24 * 60 * 60);
+        let mut now = NOW;
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..40 * 24 {
+            let token = fixture.issuer.sign(Version::V1, &app(), AUDIENCE.to_owned(), now).unwrap();
+            let (header, _) = parts(&token);
+            seen.insert(header["kid"].as_str().unwrap().to_owned());
+            now = now.plus(day / 24).minus(Duration::from_secs(1));
+            fixture.issuer.refresh(now).unwrap();
+            assert!(fixture.issuer.validate(&token, now).is_ok());
+            let published = fixture.issuer.public_keys();
+            assert!(published.find(header["kid"].as_str().unwrap()).is_some());
+        }
+        assert_eq!(seen.len(), 2, "one rotation in 40 days");
+    }
+}

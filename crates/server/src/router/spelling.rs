@@ -1,0 +1,114 @@
+//! Paths as clients spell them: `/api/v1.0/...` is `/api/...`, fixed segments match without regard to case, and a slash
+//! at the end does not count. Ids, names and the query stay as they are.
+
+use axum::http::Uri;
+use axum::http::uri::PathAndQuery;
+
+use super::ROUTES;
+
+/// The request with its path as [`ROUTES`] spells it, when a route matches.
+pub(super) fn canonical<B>(mut request: axum::http::Request<B>) -> axum::http::Request<B> {
+    if let Some(uri) = canonical_uri(request.uri()) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+fn canonical_uri(uri: &Uri) -> Option<Uri> {
+    let path = canonical_path(uri.path())?;
+    let path_and_query = match uri.query() {
+        None => path,
+        Some(query) => format!("{path}?{query}"),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(path_and_query).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+fn canonical_path(path: &str) -> Option<String> {
+    let path = path.strip_prefix('/')?;
+    let given: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
+    let (api, rest) = given.split_first()?;
+    let rest = match rest.split_first() {
+        Some((version, rest)) if version.eq_ignore_ascii_case("v1.0") => rest,
+        _ => rest,
+    };
+    let given: Vec<&str> = std::iter::once(api).chain(rest).copied().collect();
+    ROUTES.iter().find_map(|route| spelled(route.path, &given))
+}
+
+/// The given segments, the fixed ones as the template spells them; none when it does not match.
+fn spelled(template: &str, given: &[&str]) -> Option<String> {
+    let wanted: Vec<&str> = template.split('/').skip(1).collect();
+    if wanted.len() != given.len() {
+        return None;
+    }
+    let mut path = String::new();
+    for (wanted, given) in wanted.iter().zip(given) {
+        let segment = if wanted.starts_with('{') {
+            (!given.is_empty()).then_some(*given)
+        } else {
+            // Many clients encode the sign that OData's own segments start with.
+            given.replacen("%24", "$", 1).eq_ignore_ascii_case(wanted).then_some(*wanted)
+        }?;
+        path.push('/');
+        path.push_str(segment);
+    }
+    Some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_segments_are_respelled_and_values_are_kept() {
+        let table = [
+            ("/api/machines", Some("/api/machines")),
+            ("/API/Machines/", Some("/api/machines")),
+            ("/api/v1.0/MachineActions", Some("/api/machineactions")),
+            (
+                "/api/V1.0/machines/LAB-042/RESTRICTCODEEXECUTION",
+                Some("/api/machines/LAB-042/restrictCodeExecution"),
+            ),
+            ("/api/machines/a%2Fb/machineActions", Some("/api/machines/a%2Fb/machineactions")),
+            ("/api/machines/%24count", Some("/api/machines/$count")),
+            ("/api/machines/$COUNT", Some("/api/machines/$count")),
+            ("/api/Cordon/V1/executionevents", Some("/api/cordon/v1/executionEvents")),
+            ("/api/machines//restrictCodeExecution", None),
+            ("/api//machines", None),
+            ("/api/machines//", None),
+            ("/api/v1.0", None),
+            ("/api/v1.0/v1.0/machines", None),
+            ("/api/v2.0/machines", None),
+            ("/machines", None),
+            ("/", None),
+            ("", None),
+            ("*", None),
+        ];
+        for (given, expected) in table {
+            assert_eq!(canonical_path(given).as_deref(), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn every_route_is_its_own_canonical_path() {
+        for route in ROUTES {
+            assert_eq!(canonical_path(route.path).as_deref(), Some(route.path));
+            let shouted = format!("{}/", route.path.to_uppercase().replace("/API", "/API/v1.0"));
+            let parameters_shouted: String = route
+                .path
+                .split('/')
+                .map(|part| if part.starts_with('{') { part.to_uppercase() } else { part.to_owned() })
+                .collect::<Vec<_>>()
+                .join("/");
+            assert_eq!(canonical_path(&shouted), Some(parameters_shouted));
+        }
+    }
+
+    #[test]
+    fn the_query_is_kept() {
+        let uri: Uri = "https://cordon.example/API/machines/?$filter=ID%20eq%20'A'".parse().unwrap();
+        assert_eq!(canonical_uri(&uri).unwrap(), "https://cordon.example/api/machines?$filter=ID%20eq%20'A'");
+    }
+}

@@ -1,0 +1,21 @@
+//! The store on real SQLite files: what each operation keeps, what a commit holds, and what survives when something
+//! breaks. Deliberately reaches no further inside than `Store` and the functions of a transaction, except where a test
+//! plays another program on the same file.
+
+mod fixture;
+
+mod app;
+mod audit_entry;
+mod enrollment_token;
+mod execution_event;
+mod machine;
+mod machine_action;
+mod policy;
+mod rate_limit;
+
+mod commit;
+mod crash;
+mod fault;
+mod list;
+mod list_page;
+mod model;

@@ -23,15 +23,18 @@ pub struct Canaries {
 }
 
 impl Canaries {
-    /// Writes the listed canary into `folder`.
-    ///
-    /// # Errors
-    /// From the filesystem.
-    pub fn prepare(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        let canaries = Self { folder: folder.to_owned() };
-        write_program(&canaries.listed(), &program(b"listed"))?;
-        Ok(canaries)
+    /// The canaries of `folder`, which exists; they are written when they are run.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Writes the listed canary if it is not there. The same file each time: its verdict is kept.
+    fn prepare_listed(&self) -> io::Result<()> {
+        let program = program(b"listed");
+        if fs::read(self.listed()).is_ok_and(|bytes| bytes == program) {
+            return Ok(());
+        }
+        write_program(&self.listed(), &program)
     }
 
     /// Content of the listed canary: whoever judges must allow it.
@@ -48,7 +51,11 @@ impl Canaries {
         };
         // It is written anew each time.
         drop(fs::remove_file(&unlisted));
-        Probe { unlisted: outcome, listed: execute(&self.listed()) }
+        let listed = match self.prepare_listed() {
+            Ok(()) => execute(&self.listed()),
+            Err(_) => CanaryOutcome::Failed,
+        };
+        Probe { unlisted: outcome, listed }
     }
 
     fn listed(&self) -> PathBuf {
@@ -133,15 +140,14 @@ mod tests {
     #[test]
     fn canaries_run_where_nothing_restricts() {
         let folder = tempfile::tempdir().unwrap();
-        let probe = Canaries::prepare(folder.path()).unwrap().run([7; 16]);
+        let probe = Canaries::new(folder.path()).run([7; 16]);
         assert_eq!(probe, Probe { unlisted: CanaryOutcome::Ran, listed: CanaryOutcome::Ran });
     }
 
     #[test]
     fn a_folder_that_holds_no_program_proves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let canaries = Canaries { folder: folder.path().join("missing") };
-        let probe = canaries.run([7; 16]);
+        let probe = Canaries::new(&folder.path().join("missing")).run([7; 16]);
         assert_eq!(probe, Probe { unlisted: CanaryOutcome::Failed, listed: CanaryOutcome::Failed });
     }
 }

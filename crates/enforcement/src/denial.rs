@@ -14,8 +14,8 @@ use domain::time::Timestamp;
 use crate::fanotify::Shared;
 use crate::label::{Label, path_of};
 
-/// The most denials that wait to be taken.
-const DENIALS_MAX: usize = 4096;
+/// The most denials that wait to be taken. Each holds two paths, so 8 MiB at the very worst.
+const DENIALS_MAX: usize = 1024;
 /// Denials alike within this time are one, with a count.
 const COALESCED_WITHIN: Duration = Duration::from_secs(1);
 /// How far back a denial alike is looked for.
@@ -73,7 +73,7 @@ impl DenialLog {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn add(&self, denial: Denial) {
+    pub(crate) fn add(&self, denial: Denial) {
         let mut waiting = self.lock();
         let alike = waiting.iter_mut().rev().take(COALESCED_LOOK_BACK).find(|(at, other)| {
             at.elapsed() < COALESCED_WITHIN
@@ -96,14 +96,14 @@ impl DenialLog {
     }
 }
 
-/// Describes denials until the session ends.
+/// Describes denials until the session ends, and what is left then.
 pub(crate) fn run(shared: &Shared) {
-    while let Some(raw) = shared.raw_denials.wait(shared) {
+    while let Some(raw) = shared.raw_denials.wait(shared).or_else(|| shared.raw_denials.pop()) {
         shared.denials.add(describe(&raw));
     }
 }
 
-fn describe(raw: &RawDenial) -> Denial {
+pub(crate) fn describe(raw: &RawDenial) -> Denial {
     let status = std::fs::read_to_string(format!("/proc/{}/status", raw.pid)).unwrap_or_default();
     let field =
         |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());

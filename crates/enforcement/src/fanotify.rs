@@ -1,7 +1,7 @@
 //! Tier T3: the kernel asks by fanotify permission events before it executes a file.
 //!
-//! A restriction is a session: a group with its marks and the threads around it. A new policy is a new session that
-//! stands before the old one goes, so at every moment at least one of them is asked.
+//! A restriction is a session: a group with its marks and the threads around it. Another judge takes the place of the
+//! one before inside the session, so the kernel asks without a gap.
 
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -17,10 +17,12 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::denial::{self, Denial, DenialLog, RawDenial};
+use crate::foreign::Foreign;
 use crate::label::{self, InodeVersion, Job, Label};
-use crate::lease::{self, Leases};
+use crate::mounts::{self, Mount};
 use crate::responder::{self, Answer};
-use crate::{Enforcer, Error, Judge, Status, mounts, sys};
+use crate::verdicts::{self, Verdicts};
+use crate::{Enforcer, Error, Judge, Status, sys};
 
 /// How much of the machine a restriction covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,15 @@ pub enum MarkScope {
     Filesystem,
     /// The mounts of the calling thread's mount namespace, and nothing outside of it.
     Mount,
+}
+
+impl MarkScope {
+    pub(crate) fn coverage(self) -> sys::Coverage {
+        match self {
+            Self::Filesystem => sys::Coverage::Filesystem,
+            Self::Mount => sys::Coverage::Mount,
+        }
+    }
 }
 
 /// How the backend behaves.
@@ -42,8 +53,10 @@ pub struct Settings {
     pub decision_deadline: Duration,
     /// Larger files are not hashed and never run, unless their verdict is known: 512 MiB holds any program we know.
     pub hash_bytes_max: u64,
-    /// More undecided files at once are refused.
+    /// More undecided executions at once are refused.
     pub pending_max: usize,
+    /// Verdicts of more files are not kept; each holds a descriptor. 8192: more programs than any machine runs.
+    pub kept_max: usize,
 }
 
 impl Default for Settings {
@@ -54,12 +67,13 @@ impl Default for Settings {
             decision_deadline: Duration::from_secs(5),
             hash_bytes_max: 512 << 20,
             pending_max: 1024,
+            kept_max: 8192,
         }
     }
 }
 
-/// Descriptors that the cached programs need, with room for the rest.
-const DESCRIPTORS: u64 = 16_384;
+/// Descriptors that the kept verdicts need, with room for the rest.
+const DESCRIPTORS: u64 = 65_536;
 
 /// Restricts by fanotify.
 pub struct Fanotify {
@@ -77,11 +91,14 @@ pub fn support() -> Option<String> {
         }
         Err(error) => return Some(format!("the kernel has no fanotify: {error}")),
     };
-    // A mark on a mount that holds no programs shows whether permission events are compiled in.
-    let probe = sys::mark_executions(group.as_fd(), c"/proc", sys::Coverage::Mount);
-    probe.err().map(|error| {
-        format!("the kernel has no permission events for executions (Linux 5.0, CONFIG_FANOTIFY_ACCESS_PERMISSIONS): {error}")
-    })
+    // A mark on a folder alone, which nobody executes, shows whether permission events are compiled in.
+    if let Err(error) = sys::mark_executions(group.as_fd(), c"/", sys::Coverage::Inode) {
+        return Some(format!(
+            "the kernel has no permission events for executions (Linux 5.0, CONFIG_FANOTIFY_ACCESS_PERMISSIONS): {error}"
+        ));
+    }
+    let leases = std::fs::read_to_string("/proc/sys/fs/leases-enable").unwrap_or_default();
+    (leases.trim() != "1").then(|| "file leases are off: set the sysctl fs.leases-enable to 1".to_owned())
 }
 
 impl Fanotify {
@@ -97,8 +114,12 @@ impl Enforcer for Fanotify {
     }
 
     fn restrict(&mut self, judge: Arc<dyn Judge>) -> Result<(), Error> {
-        // The old session is dropped only after the new one stands.
-        self.session = Some(Session::start(self.settings, judge, Arc::clone(&self.denials))?);
+        match &self.session {
+            Some(session) => session.shared.verdicts.replace_judge(judge, &session.shared),
+            None => {
+                self.session = Some(Session::start(self.settings, judge, Arc::clone(&self.denials))?);
+            }
+        }
         Ok(())
     }
 
@@ -112,8 +133,9 @@ impl Enforcer for Fanotify {
         let shared = &session.shared;
         Status {
             restricted: true,
-            marks: shared.marks.load(Ordering::Relaxed),
-            labels: shared.leases.count() as u64,
+            marks: shared.marks.load(Ordering::Relaxed) + shared.foreign.marked(),
+            unmarked: shared.unmarked.load(Ordering::Relaxed) + shared.foreign.unmarked(),
+            labels: shared.verdicts.count() as u64,
             asked: shared.asked.load(Ordering::Relaxed),
             denied: shared.denied.load(Ordering::Relaxed),
             denials_dropped,
@@ -128,9 +150,11 @@ impl Enforcer for Fanotify {
 /// What the threads of a session share. The responder takes no lock of it.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
-    pub(crate) judge: Arc<dyn Judge>,
+    /// [`Settings::pending_max`], as far as descriptors reach.
+    pub(crate) pending_max: usize,
     pub(crate) group: OwnedFd,
-    pub(crate) leases: Leases,
+    pub(crate) verdicts: Verdicts,
+    pub(crate) foreign: Foreign,
     pub(crate) small: WakingQueue<Job>,
     pub(crate) large: WakingQueue<Job>,
     pub(crate) answers: WakingQueue<Answer>,
@@ -139,7 +163,8 @@ pub(crate) struct Shared {
     /// Readable forever once the session ends.
     pub(crate) stop: EventFd,
     stopped: AtomicBool,
-    pub(crate) marks: AtomicU64,
+    marks: AtomicU64,
+    unmarked: AtomicU64,
     pub(crate) asked: AtomicU64,
     pub(crate) denied: AtomicU64,
 }
@@ -161,8 +186,8 @@ impl Shared {
         self.send(answer);
     }
 
-    /// Makes the responder forget a label; returns when it has.
-    pub(crate) fn forget(&self, version: InodeVersion) {
+    /// Makes the responder forget a label, or all; returns when it has.
+    pub(crate) fn forget(&self, version: Option<InodeVersion>) {
         let forgotten = Arc::new(AtomicBool::new(false));
         self.send(Answer::Forget { version, forgotten: Arc::clone(&forgotten) });
         while !forgotten.load(Ordering::Acquire) && !self.stopping() {
@@ -233,139 +258,157 @@ impl<T> WakingQueue<T> {
     }
 }
 
-fn event_fd() -> Result<EventFd, Error> {
+pub(crate) fn event_fd() -> Result<EventFd, Error> {
     EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map_err(|error| Error::new("eventfd", error))
+}
+
+/// Starts a thread of a session. It ends by itself when the session does.
+pub(crate) fn spawn(
+    name: &str,
+    shared: &Arc<Shared>,
+    body: impl FnOnce(&Arc<Shared>) + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(256 * 1024)
+        .spawn(move || body(&shared))
+        .map_err(|error| Error::new(format!("starting the thread {name}"), error))
 }
 
 /// One restriction.
 struct Session {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    responder: Option<JoinHandle<()>>,
 }
 
 impl Session {
     fn start(settings: Settings, judge: Arc<dyn Judge>, denials: Arc<DenialLog>) -> Result<Self, Error> {
-        raise_descriptor_limit();
+        let descriptors = raise_descriptor_limit();
+        let pending_max = settings.pending_max.min(descriptors / 8).max(1);
         let shared = Arc::new(Shared {
             settings,
-            judge,
+            pending_max,
             group: sys::fanotify_init().map_err(|error| Error::new("fanotify_init", error))?,
-            leases: Leases::default(),
-            small: WakingQueue::new(settings.pending_max)?,
-            large: WakingQueue::new(settings.pending_max)?,
-            answers: WakingQueue::new(settings.pending_max * 2)?,
-            raw_denials: WakingQueue::new(1024)?,
+            verdicts: Verdicts::new(judge, settings.kept_max.min(descriptors / 4)),
+            foreign: Foreign::default(),
+            small: WakingQueue::new(pending_max)?,
+            large: WakingQueue::new(pending_max)?,
+            answers: WakingQueue::new(pending_max * 2)?,
+            raw_denials: WakingQueue::new((descriptors / 8).clamp(1, 1024))?,
             denials,
             stop: event_fd()?,
             stopped: AtomicBool::new(false),
             marks: AtomicU64::new(0),
+            unmarked: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             denied: AtomicU64::new(0),
         });
         // From here on, dropping the session undoes everything.
-        let mut session = Self { shared, threads: Vec::new() };
+        let mut session = Self { shared, responder: None };
+        let shared = &session.shared;
         let (ready, is_ready) = mpsc::channel();
-        session.spawn("lease", move |shared| {
-            lease::watch(shared, |result| drop(ready.send(result)));
+        spawn("leases", shared, move |shared| {
+            verdicts::watch(shared, |result| drop(ready.send(result)));
         })?;
         let watching =
             is_ready.recv().map_err(|_gone| Error::new("lease thread", std::io::ErrorKind::BrokenPipe))?;
         watching.map_err(|error| Error::new("signalfd", error))?;
-        session.spawn("respond", responder::run)?;
-        for name in ["label", "label-large"] {
-            session.spawn(name, move |shared| {
-                let queue = if name == "label" { &shared.small } else { &shared.large };
-                while let Some(job) = queue.wait(shared) {
-                    label::judge(&job, shared);
-                }
-            })?;
-        }
-        session.spawn("denials", denial::run)?;
-        session.mark_and_watch_mounts()?;
-        Ok(session)
-    }
-
-    fn spawn(&mut self, name: &str, body: impl FnOnce(&Shared) + Send + 'static) -> Result<(), Error> {
-        let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(256 * 1024)
-            .spawn(move || body(&shared))
-            .map_err(|error| Error::new(format!("starting the thread {name}"), error))?;
-        self.threads.push(thread);
-        Ok(())
-    }
-
-    /// Marks every mount, and goes on to mark those that appear.
-    ///
-    /// Between a mount's appearance and its mark there is a moment: see the limitations of tier T3.
-    fn mark_and_watch_mounts(&mut self) -> Result<(), Error> {
-        // The thread's own: its mount namespace may differ from that of the process.
-        let path = "/proc/thread-self/mountinfo";
-        let mountinfo =
-            std::fs::File::open(path).map_err(|error| Error::new(format!("open {path}"), error))?;
-        mark_mounts(&mountinfo, &self.shared)?;
-        self.spawn("mounts", move |shared| {
-            while !shared.stopping() {
-                let mut polled = [
-                    PollFd::new(mountinfo.as_fd(), PollFlags::POLLPRI),
-                    PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN),
-                ];
-                if poll(&mut polled, PollTimeout::NONE).is_err() {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                if !shared.stopping() {
-                    // A mount that went away again, or takes no mark: the next change tries again.
-                    drop(mark_mounts(&mountinfo, shared));
-                }
+        session.responder = Some(spawn("respond", shared, |shared| responder::run(shared))?);
+        spawn("label", shared, |shared| {
+            while let Some(job) = shared.small.wait(shared) {
+                label::judge(&job, shared);
             }
-        })
+        })?;
+        spawn("label-large", shared, |shared| {
+            while let Some(job) = shared.large.wait(shared) {
+                label::judge(&job, shared);
+            }
+        })?;
+        spawn("denials", shared, |shared| denial::run(shared))?;
+        mark_and_watch_mounts(shared)?;
+        Ok(session)
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // From here on the kernel asks nothing; what it asked before, the responder lets through as it ends.
+        sys::remove_marks(self.shared.group.as_fd());
+        self.shared.foreign.end();
         self.shared.stopped.store(true, Ordering::Release);
         let _ = self.shared.stop.write(1);
-        for thread in self.threads.drain(..) {
+        self.shared.verdicts.end();
+        if let Some(responder) = self.responder.take() {
             // A thread that panicked has nothing left to stop.
-            drop(thread.join());
+            drop(responder.join());
         }
-        // With the last reference to the group its marks go, and the kernel answers what is pending with "allow".
+        // The other threads end soon, and the last closes the group. A disk that does not answer may hold one up,
+        // which must not hold up the release.
     }
 }
 
-fn mark_mounts(mut mountinfo: &std::fs::File, shared: &Shared) -> Result<(), Error> {
-    let coverage = match shared.settings.scope {
-        MarkScope::Filesystem => sys::Coverage::Filesystem,
-        MarkScope::Mount => sys::Coverage::Mount,
-    };
+/// Marks every mount, and goes on to mark those that appear.
+///
+/// Between a mount's appearance and its mark there is a moment: see the limitations of tier T3.
+fn mark_and_watch_mounts(shared: &Arc<Shared>) -> Result<(), Error> {
+    // The thread's own: its mount namespace may differ from that of the process.
+    let path = "/proc/thread-self/mountinfo";
+    let mountinfo = std::fs::File::open(path).map_err(|error| Error::new(format!("open {path}"), error))?;
+    mark_mounts(&mountinfo, shared)?;
+    spawn("mounts", shared, move |shared| {
+        while !shared.stopping() {
+            let mut polled = [
+                PollFd::new(mountinfo.as_fd(), PollFlags::POLLPRI),
+                PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN),
+            ];
+            if poll(&mut polled, PollTimeout::NONE).is_err() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !shared.stopping() {
+                // A mount that takes no mark is counted, and tried again with the next change.
+                drop(mark_mounts(&mountinfo, shared));
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn mark_mounts(mut mountinfo: &std::fs::File, shared: &Arc<Shared>) -> Result<(), Error> {
     let mut text = Vec::new();
     std::io::Seek::rewind(&mut mountinfo)
         .and_then(|()| mountinfo.read_to_end(&mut text))
         .map_err(|error| Error::new("read mountinfo", error))?;
-    let mut marks = 0;
-    let mut failed = None;
-    for path in mounts::with_programs(&String::from_utf8_lossy(&text)) {
-        match sys::mark_executions(shared.group.as_fd(), &path, coverage) {
+    let (foreign, own): (Vec<Mount>, _) =
+        mounts::with_programs(&text).into_iter().partition(|mount| mount.foreign);
+    let (mut marks, mut unmarked, mut failed) = (0, 0, None);
+    for Mount { path, .. } in own {
+        match sys::mark_executions(shared.group.as_fd(), &path, shared.settings.scope.coverage()) {
             Ok(()) => marks += 1,
             // The mount went away, or another one hides it.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
             Err(error) => {
-                failed = Some(Error::new(format!("fanotify_mark {}", path.to_string_lossy()), error))
+                unmarked += 1;
+                failed = Some(Error::new(format!("fanotify_mark {}", path.to_string_lossy()), error));
             }
         }
     }
     shared.marks.store(marks, Ordering::Relaxed);
+    shared.unmarked.store(unmarked, Ordering::Relaxed);
+    shared.foreign.cover(&foreign, shared);
     failed.map_or(Ok(()), Err)
 }
 
-/// Each cached program holds a descriptor. Failing to raise the limit only means that fewer are cached.
-fn raise_descriptor_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < DESCRIPTORS
+/// Each kept verdict holds a descriptor. Raises the limit as far as it goes, and answers it.
+fn raise_descriptor_limit() -> usize {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
+    for (soft_wanted, hard_wanted) in
+        [(DESCRIPTORS, hard.max(DESCRIPTORS)), (DESCRIPTORS.min(hard), hard), (soft, hard)]
     {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS.min(hard), hard);
+        if soft >= soft_wanted || setrlimit(Resource::RLIMIT_NOFILE, soft_wanted, hard_wanted).is_ok() {
+            return usize::try_from(soft.max(soft_wanted)).unwrap_or(usize::MAX);
+        }
     }
+    0
 }

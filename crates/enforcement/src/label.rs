@@ -4,15 +4,15 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use domain::decision::{Decision, DecisionCause, Reuse, Verdict};
+use domain::decision::{Decision, DecisionCause};
 use domain::digest::Sha256Digest;
 use nix::sys::stat::FileStat;
 use sha2::Digest as _;
 
-use crate::FileFacts;
 use crate::fanotify::Shared;
-use crate::lease::Lease;
+use crate::{FileFacts, Judge};
 
 /// Bytes read at once while hashing.
 const READ_BYTES: usize = 128 * 1024;
@@ -39,9 +39,27 @@ impl From<&FileStat> for InodeVersion {
 }
 
 impl InodeVersion {
+    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     /// Whether hashing it takes long enough to hold up smaller files.
     pub(crate) fn is_large(&self) -> bool {
         self.size > 8 * 1024 * 1024
+    }
+
+    /// Whether a change from here on would show in the version: the kernel's clock for `ctime` ticks at least each
+    /// 10 ms, and two changes within one tick look the same.
+    pub(crate) fn is_settled(&self) -> bool {
+        let (seconds, nanoseconds) = self.ctime;
+        let since_epoch = u64::try_from(seconds)
+            .ok()
+            .zip(u32::try_from(nanoseconds).ok())
+            .filter(|(_, nanoseconds)| *nanoseconds < 1_000_000_000)
+            .map(|(seconds, nanoseconds)| Duration::new(seconds, nanoseconds));
+        let changed = since_epoch.and_then(|since_epoch| UNIX_EPOCH.checked_add(since_epoch));
+        // A time in the future is not settled.
+        changed.is_some_and(|at| at.elapsed().is_ok_and(|age| age > Duration::from_millis(20)))
     }
 }
 
@@ -49,6 +67,8 @@ impl InodeVersion {
 pub(crate) struct Job {
     pub(crate) file: Arc<OwnedFd>,
     pub(crate) version: InodeVersion,
+    /// When the last of those who wait gives up, as far as is known when the job is made.
+    pub(crate) deadline: Instant,
 }
 
 /// What came of a job.
@@ -65,51 +85,39 @@ impl Label {
 }
 
 /// Judges one file and hands the answer to the responder.
-///
-/// A lease is taken before the first byte is read and kept as long as the verdict is: whoever opens the file for
-/// writing, even to map it, waits in the kernel until the verdict is forgotten.
 pub(crate) fn judge(job: &Job, shared: &Shared) {
-    let lease = shared.leases.take(&job.file, job.version);
-    let label = match lease {
-        Lease::BeingWritten => Label::failure(DecisionCause::BeingWritten),
-        Lease::Held | Lease::Unsupported => look(job, shared),
-    };
-    let allowed = label.decision.verdict == Verdict::Allow;
-    // A verdict about a file with other names may hang on the name, so its refusal is not kept.
-    let keep_refusal = !allowed && job_stat(job).is_ok_and(|stat| stat.st_nlink <= 1);
-    let reusable = label.decision.reuse == Reuse::SameInodeVersion;
-    match lease {
-        Lease::Held if allowed && reusable => shared.leases.keep(job, label, shared),
-        Lease::Held => {
-            let label = if shared.leases.give_back(&job.file) || !allowed {
-                label
-            } else {
-                Label::failure(DecisionCause::BeingWritten)
-            };
-            shared.answer(job, label, reusable && keep_refusal);
+    // After a flood the queue is full of jobs that nobody waits for: what comes now goes before them.
+    if job.deadline <= Instant::now() {
+        return shared.answer(job, Label::failure(DecisionCause::Late), false);
+    }
+    loop {
+        let attempt = shared.verdicts.begin(job);
+        let label = match attempt.hopeless() {
+            Some(cause) => Label::failure(cause),
+            None => look(job, attempt.judge.as_ref(), shared),
+        };
+        if shared.verdicts.settle(job, &attempt, label, shared) {
+            return;
         }
-        Lease::BeingWritten => shared.answer(job, label, false),
-        Lease::Unsupported => shared.answer(job, label, reusable && keep_refusal),
     }
 }
 
-fn look(job: &Job, shared: &Shared) -> Label {
-    if u64::try_from(job.version.size).unwrap_or(0) > shared.settings.hash_bytes_max {
+fn look(job: &Job, judge: &dyn Judge, shared: &Shared) -> Label {
+    let bytes_max = shared.settings.hash_bytes_max;
+    if u64::try_from(job.version.size).unwrap_or(0) > bytes_max {
         return Label::failure(DecisionCause::TooLarge);
     }
-    let Ok(digest) = hash(&job.file, shared.settings.hash_bytes_max) else {
+    let Ok(digest) = hash_while(&job.file, bytes_max, || !shared.stopping()) else {
         return Label::failure(DecisionCause::Unreadable);
     };
-    if job_stat(job).is_ok_and(|stat| InodeVersion::from(&stat) != job.version) {
+    let unchanged =
+        nix::sys::stat::fstat(job.file.as_fd()).is_ok_and(|stat| InodeVersion::from(&stat) == job.version);
+    if !unchanged {
         return Label::failure(DecisionCause::Unreadable);
     }
     let path = path_of(&job.file);
     let facts = FileFacts { digest, path: &path, device: job.version.device, inode: job.version.inode };
-    Label { decision: shared.judge.judge(&facts), digest: Some(digest) }
-}
-
-fn job_stat(job: &Job) -> io::Result<FileStat> {
-    Ok(nix::sys::stat::fstat(job.file.as_fd())?)
+    Label { decision: judge.judge(&facts), digest: Some(digest) }
 }
 
 /// SHA-256 of a file's content from its beginning, at most `bytes_max` bytes.
@@ -117,10 +125,15 @@ fn job_stat(job: &Job) -> io::Result<FileStat> {
 /// # Errors
 /// `FileTooLarge` when it is longer; from reading.
 pub fn hash(file: &OwnedFd, bytes_max: u64) -> io::Result<Sha256Digest> {
+    hash_while(file, bytes_max, || true)
+}
+
+/// [`hash`] that gives up with `Interrupted` once `wanted` says no.
+fn hash_while(file: &OwnedFd, bytes_max: u64, wanted: impl Fn() -> bool) -> io::Result<Sha256Digest> {
     let mut hasher = sha2::Sha256::new();
     let mut buffer = vec![0; READ_BYTES];
     let mut offset: u64 = 0;
-    loop {
+    while wanted() {
         let position = i64::try_from(offset).map_err(io::Error::other)?;
         let length = match nix::sys::uio::pread(file, &mut buffer, position) {
             Ok(length) => length,
@@ -136,6 +149,7 @@ pub fn hash(file: &OwnedFd, bytes_max: u64) -> io::Result<Sha256Digest> {
         }
         hasher.update(buffer.get(..length).unwrap_or_default());
     }
+    Err(io::ErrorKind::Interrupted.into())
 }
 
 /// Where the kernel says that an open file lies; empty when it does not say.

@@ -4,8 +4,9 @@
 //! policy: what may run is asked of a [`Judge`]. The only crate with `unsafe` code, all of it in [`sys`].
 //!
 //! Tier T3, [`Fanotify`], needs Linux 5.0 (`FAN_OPEN_EXEC_PERM`), `CONFIG_FANOTIFY_ACCESS_PERMISSIONS`,
-//! `CAP_SYS_ADMIN`, and `CAP_LEASE` for keeping verdicts. It does not see memfd, nor mappings of files already open,
-//! and when the process dies the kernel allows: fanotify has no other answer.
+//! `CAP_SYS_ADMIN`, and `CAP_LEASE` with the sysctl `fs.leases-enable`: it allows nothing that it cannot hold a lease
+//! on. It does not see memfd, nor mappings, nor filesystems that only other mount namespaces have mounted, and when the
+//! process dies the kernel allows: fanotify has no other answer.
 
 #[expect(unsafe_code, reason = "the system calls that no safe library offers")]
 mod sys;
@@ -13,10 +14,11 @@ mod sys;
 pub mod canary;
 mod denial;
 mod fanotify;
+mod foreign;
 mod label;
-mod lease;
 mod mounts;
 mod responder;
+mod verdicts;
 
 use std::sync::Arc;
 
@@ -76,6 +78,8 @@ pub struct Status {
     pub restricted: bool,
     /// Mounts or filesystems that are marked.
     pub marks: u64,
+    /// Mounts that take no mark, so that their programs run: FUSE filesystems of other users.
+    pub unmarked: u64,
     /// Verdicts kept for inode versions.
     pub labels: u64,
     /// Executions that were asked about since the restriction began.

@@ -25,32 +25,51 @@ const WITHOUT_PROGRAMS: &[&str] = &[
     "tracefs",
 ];
 
+/// Filesystems that another machine or process serves, which may give other bytes the second time, or no answer at all.
+const FOREIGN: &[&str] = &[
+    "9p", "afs", "ceph", "cifs", "coda", "fuse", "fuseblk", "gfs2", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2",
+    "orangefs", "prl_fs", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs",
+];
+
 /// The most mounts that are looked at.
 const MOUNTS_MAX: usize = 100_000;
 
-/// The mount points in a `mountinfo` whose filesystem can hold programs.
-pub(crate) fn with_programs(mountinfo: &str) -> Vec<CString> {
-    mountinfo.lines().take(MOUNTS_MAX).filter_map(mount_point).collect()
+/// A mount whose filesystem can hold programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// The kernel's number for it; used again after it is gone.
+    pub(crate) id: u64,
+    /// Where it is.
+    pub(crate) path: CString,
+    /// Whether its content is another's word.
+    pub(crate) foreign: bool,
 }
 
-fn mount_point(line: &str) -> Option<CString> {
-    let (mount, filesystem) = line.split_once(" - ")?;
-    let kind = filesystem.split(' ').next()?;
-    if WITHOUT_PROGRAMS.contains(&kind) {
-        return None;
-    }
-    let path = unescaped(mount.split(' ').nth(4)?);
+/// The mounts in a `mountinfo` whose filesystem can hold programs. Paths are bytes: none is lost for its encoding.
+pub(crate) fn with_programs(mountinfo: &[u8]) -> Vec<Mount> {
+    mountinfo.split(|byte| *byte == b'\n').take(MOUNTS_MAX).filter_map(mount).collect()
+}
+
+fn mount(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let path = unescaped(fields.nth(3)?);
+    // Optional fields end with a hyphen, then comes the filesystem's type.
+    fields.find(|field| *field == b"-")?;
+    let kind = std::str::from_utf8(fields.next()?).ok()?;
     // A mount whose mount point was removed cannot be reached by a path.
-    if path.ends_with(b"//deleted") {
+    if WITHOUT_PROGRAMS.contains(&kind) || path.ends_with(b"//deleted") {
         return None;
     }
-    CString::new(path).ok()
+    // Subtypes follow a point: `fuse.sshfs`.
+    let family = kind.split('.').next()?;
+    Some(Mount { id, path: CString::new(path).ok()?, foreign: FOREIGN.contains(&family) })
 }
 
 /// Undoes the kernel's octal escapes of space, tab, newline and backslash.
-fn unescaped(text: &str) -> Vec<u8> {
+fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let Some((&byte, tail)) = rest.split_first() {
         let octal = tail.first_chunk::<3>().filter(|digits| digits.iter().all(|d| (b'0'..=b'7').contains(d)));
         if let (b'\\', Some(digits)) = (byte, octal) {
@@ -72,21 +91,31 @@ mod tests {
 
     #[test]
     fn covers_what_holds_programs() {
-        let mountinfo = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+        let mountinfo = b"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
             23 22 0:21 / /proc rw - proc proc rw\n\
             24 22 0:22 / /dev/shm rw - tmpfs tmpfs rw\n\
             25 22 0:23 / /mnt/a\\040b rw master:1 propagate_from:2 - overlay overlay rw\n\
             26 22 0:24 / /gone//deleted rw - tmpfs tmpfs rw\n\
+            28 22 0:26 / /media/\xfc rw - vfat /dev/sdb1 rw\n\
+            27 22 0:25 / /run/user/1/doc rw - fuse.portal portal rw\n\
             rubbish\n";
-        let found: Vec<_> = with_programs(mountinfo).into_iter().map(|p| p.into_string().unwrap()).collect();
-        assert_eq!(found, ["/", "/dev/shm", "/mnt/a b"]);
+        let found = with_programs(mountinfo);
+        let seen: Vec<_> = found.iter().map(|m| (m.id, m.path.to_bytes(), m.foreign)).collect();
+        let expected: [(u64, &[u8], bool); 5] = [
+            (22, b"/", false),
+            (24, b"/dev/shm", false),
+            (25, b"/mnt/a b", false),
+            (28, b"/media/\xfc", false),
+            (27, b"/run/user/1/doc", true),
+        ];
+        assert_eq!(seen, expected);
     }
 
     proptest! {
         #[test]
-        fn any_text_is_survived(text in ".*", escapes in "(\\\\[0-9]{0,4}| - | ){0,20}") {
-            let _ = with_programs(&text);
-            let _ = with_programs(&format!("1 2 3 4 {escapes} - ext4 x"));
+        fn any_bytes_are_survived(bytes: Vec<u8>, escapes in "(\\\\[0-9]{0,4}| - | ){0,20}") {
+            let _ = with_programs(&bytes);
+            let _ = with_programs(format!("1 2 3 4 {escapes} - ext4 x").as_bytes());
         }
     }
 }

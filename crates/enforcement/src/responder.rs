@@ -20,6 +20,9 @@ use crate::sys::{self, Event, Response};
 /// The most labels kept: allowed ones are bounded by the leases, so these are refusals. Beyond it they are forgotten.
 const LABELS_MAX: usize = 32_768;
 
+/// Events read at once.
+const EVENTS_AT_ONCE: usize = 64;
+
 /// What others tell the responder.
 pub(crate) enum Answer {
     /// A file was judged.
@@ -31,8 +34,8 @@ pub(crate) enum Answer {
         /// Whether the verdict may be repeated for this inode version.
         keep: bool,
     },
-    /// A verdict no longer holds.
-    Forget { version: InodeVersion, forgotten: Arc<AtomicBool> },
+    /// The verdict about this inode version no longer holds, or none does.
+    Forget { version: Option<InodeVersion>, forgotten: Arc<AtomicBool> },
 }
 
 /// An execution that waits for a verdict.
@@ -51,10 +54,23 @@ struct Responder {
     waiting: HashMap<InodeVersion, Vec<Waiting>>,
 }
 
+/// A responder that is gone would leave everyone waiting. Without the process the kernel answers, and the service
+/// manager starts it again.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// Answers until the session ends.
 pub(crate) fn run(shared: &Shared) {
+    let _abort_on_panic = AbortOnPanic;
     let mut responder = Responder::default();
-    let mut buffer = vec![0; sys::EVENT_BUFFER_BYTES];
+    let mut buffer = vec![0; sys::METADATA_BYTES * EVENTS_AT_ONCE];
     while !shared.stopping() {
         let timeout = responder.time_to_next_deadline();
         let mut polled = [
@@ -75,6 +91,7 @@ pub(crate) fn run(shared: &Shared) {
         }
         responder.refuse_the_late(shared);
     }
+    responder.let_through(shared, &mut buffer);
 }
 
 impl Responder {
@@ -95,27 +112,41 @@ impl Responder {
             return respond(&waiting, label, shared);
         }
         let all_waiting: usize = self.waiting.values().map(Vec::len).sum();
-        if all_waiting >= shared.settings.pending_max {
-            return respond(&waiting, &Arc::new(Label::failure(DecisionCause::Overload)), shared);
-        }
-        if let Some(others) = self.waiting.get_mut(&version) {
+        if all_waiting >= shared.pending_max {
+            respond(&waiting, &Arc::new(Label::failure(DecisionCause::Overload)), shared);
+        } else if let Some(others) = self.waiting.get_mut(&version) {
             others.push(waiting);
-            return;
+        } else {
+            self.ask(version, vec![waiting], shared);
         }
+    }
+
+    /// Hands a file on to be judged.
+    fn ask(&mut self, version: InodeVersion, waiting: Vec<Waiting>, shared: &Shared) {
+        let Some(last) = waiting.last() else { return };
         let queue = if version.is_large() { &shared.large } else { &shared.small };
-        match queue.push(Job { file, version }) {
-            Ok(()) => {
-                self.waiting.insert(version, vec![waiting]);
+        match queue.push(Job { file: Arc::clone(&last.file), version, deadline: last.deadline }) {
+            Ok(()) => drop(self.waiting.insert(version, waiting)),
+            Err(_job) => {
+                let label = Arc::new(Label::failure(DecisionCause::Overload));
+                waiting.iter().for_each(|waiting| respond(waiting, &label, shared));
             }
-            Err(_job) => respond(&waiting, &Arc::new(Label::failure(DecisionCause::Overload)), shared),
         }
     }
 
     fn learn(&mut self, answer: Answer, shared: &Shared) {
         match answer {
             Answer::Judged { file, version, label, keep } => {
-                for waiting in self.waiting.remove(&version).unwrap_or_default() {
-                    respond(&waiting, &label, shared);
+                let mut waiting = self.waiting.remove(&version).unwrap_or_default();
+                if label.decision.cause == DecisionCause::Late {
+                    // It was not judged, for those who gave up. Others have come since.
+                    let now = Instant::now();
+                    for late in waiting.extract_if(.., |waiting| waiting.deadline <= now) {
+                        respond(&late, &label, shared);
+                    }
+                    self.ask(version, waiting, shared);
+                } else {
+                    waiting.iter().for_each(|waiting| respond(waiting, &label, shared));
                 }
                 drop(file);
                 if keep {
@@ -126,9 +157,23 @@ impl Responder {
                 }
             }
             Answer::Forget { version, forgotten } => {
-                self.labels.remove(&version);
+                match version {
+                    Some(version) => drop(self.labels.remove(&version)),
+                    None => self.labels.clear(),
+                }
                 forgotten.store(true, Ordering::Release);
             }
+        }
+    }
+
+    /// The restriction is lifted: what the kernel asked before goes ahead, as it would when the group is closed.
+    fn let_through(&mut self, shared: &Shared, buffer: &mut [u8]) {
+        let allow = |fd: RawFd| drop(sys::respond(shared.group.as_fd(), fd, Response::Allow));
+        self.waiting.drain().flat_map(|(_, waiting)| waiting).for_each(|waiting| allow(waiting.fd));
+        while let Ok(events) = sys::read_events(shared.group.as_fd(), buffer)
+            && !events.is_empty()
+        {
+            events.iter().for_each(|event| allow(event.file.as_raw_fd()));
         }
     }
 

@@ -22,14 +22,24 @@ pub(crate) enum Response {
 /// What a mark covers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coverage {
+    /// The file itself, and nothing else.
+    Inode,
     Mount,
     Filesystem,
 }
 
+impl Coverage {
+    fn flag(self) -> u32 {
+        match self {
+            Self::Inode => libc::FAN_MARK_INODE,
+            Self::Mount => libc::FAN_MARK_MOUNT,
+            Self::Filesystem => libc::FAN_MARK_FILESYSTEM,
+        }
+    }
+}
+
 /// Bytes of `struct fanotify_event_metadata`.
-const METADATA_BYTES: usize = 24;
-/// Bytes read at once: 64 events.
-pub(crate) const EVENT_BUFFER_BYTES: usize = METADATA_BYTES * 64;
+pub(crate) const METADATA_BYTES: usize = 24;
 
 /// A group for permission events. Never the pre-content class: it waives `ETXTBSY` from Linux 6.14 on.
 pub(crate) fn fanotify_init() -> io::Result<OwnedFd> {
@@ -38,7 +48,9 @@ pub(crate) fn fanotify_init() -> io::Result<OwnedFd> {
         | libc::FAN_NONBLOCK
         | libc::FAN_UNLIMITED_QUEUE
         | libc::FAN_UNLIMITED_MARKS;
-    let event_flags = libc::O_RDONLY | libc::O_LARGEFILE | libc::O_CLOEXEC;
+    // Non-blocking: reading an event opens the file, and any user can hold a write lease on her file and not give it
+    // back for `lease-break-time`. The kernel refuses such an execution by itself.
+    let event_flags = libc::O_RDONLY | libc::O_LARGEFILE | libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: plain integers in, a descriptor or -1 out.
     let fd = unsafe { libc::fanotify_init(flags, event_flags.cast_unsigned()) };
     owned(fd)
@@ -46,15 +58,11 @@ pub(crate) fn fanotify_init() -> io::Result<OwnedFd> {
 
 /// Asks for permission events of executions below `path`.
 pub(crate) fn mark_executions(group: BorrowedFd<'_>, path: &CStr, coverage: Coverage) -> io::Result<()> {
-    let coverage = match coverage {
-        Coverage::Mount => libc::FAN_MARK_MOUNT,
-        Coverage::Filesystem => libc::FAN_MARK_FILESYSTEM,
-    };
     // SAFETY: `path` ends with NUL and outlives the call; the rest are integers.
     let result = unsafe {
         libc::fanotify_mark(
             group.as_raw_fd(),
-            libc::FAN_MARK_ADD | coverage,
+            libc::FAN_MARK_ADD | coverage.flag(),
             libc::FAN_OPEN_EXEC_PERM,
             libc::AT_FDCWD,
             path.as_ptr(),
@@ -71,6 +79,33 @@ pub(crate) fn ignore_executions(group: BorrowedFd<'_>, file: BorrowedFd<'_>) -> 
 /// Tells the kernel to ask again about this inode.
 pub(crate) fn ask_about_executions(group: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
     change_ignore_mark(group, file, libc::FAN_MARK_REMOVE)
+}
+
+/// Tells the kernel to ask again about every inode.
+pub(crate) fn ask_about_all_executions(group: BorrowedFd<'_>) -> io::Result<()> {
+    flush_marks(group, Coverage::Inode)
+}
+
+/// Tells the kernel to ask nothing more.
+pub(crate) fn remove_marks(group: BorrowedFd<'_>) {
+    for coverage in [Coverage::Filesystem, Coverage::Mount, Coverage::Inode] {
+        // Flushing a fanotify group cannot fail; closing it would do the same, later.
+        drop(flush_marks(group, coverage));
+    }
+}
+
+fn flush_marks(group: BorrowedFd<'_>, coverage: Coverage) -> io::Result<()> {
+    // SAFETY: no path is given and none is read; the rest are integers.
+    let result = unsafe {
+        libc::fanotify_mark(
+            group.as_raw_fd(),
+            libc::FAN_MARK_FLUSH | coverage.flag(),
+            0,
+            libc::AT_FDCWD,
+            std::ptr::null(),
+        )
+    };
+    checked(result).map(drop)
 }
 
 fn change_ignore_mark(group: BorrowedFd<'_>, file: BorrowedFd<'_>, change: u32) -> io::Result<()> {
@@ -97,8 +132,8 @@ pub(crate) fn read_events(group: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Resul
     Ok(parse_events(buffer.get(..length).unwrap_or_default()))
 }
 
-/// Finds the descriptors in a buffer of events. Stops at the first event that is not of the known layout: its
-/// descriptors cannot be found, and the group's owner refuses what it does not answer.
+/// Finds the descriptors in a buffer of events. Stops at the first event that is not of the known layout, which no
+/// kernel has sent yet: whoever asked then waits until the group is closed.
 fn parse_events(buffer: &[u8]) -> Vec<Event> {
     descriptors(buffer)
         .into_iter()
@@ -161,6 +196,13 @@ pub(crate) fn take_lease(file: BorrowedFd<'_>, owner: i32) -> io::Result<()> {
     checked(unsafe { libc::fcntl(fd, F_SETSIG, lease_signal()) })?;
     // SAFETY: plain integers.
     checked(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) }).map(drop)
+}
+
+/// Whether someone waits for this lease, or the kernel took it away. Tells a signal of this lease from a late one of
+/// another file that had the same descriptor.
+pub(crate) fn is_lease_broken(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: plain integers.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) != libc::F_RDLCK }
 }
 
 /// Gives a lease back: whoever waits for writing goes on.

@@ -25,14 +25,14 @@ pub const DENIALS_MAX: usize = 256;
 pub enum Request {
     /// The gate's state. Answered by [`Reply::Status`]. Any local user may ask.
     Status,
-    /// What the gate would say if this file were executed while restricted. Answered by [`Reply::Explanation`].
-    /// Any local user may ask.
+    /// What the gate would say if this file were executed while restricted. Answered by [`Reply::Explanation`]. Only
+    /// root and the agent may ask this, as all that follows: the gate reads files that not every user may read.
     Explain {
         /// Absolute path.
         path: String,
     },
-    /// Binds the gate to a machine and to the control plane's keys. Only root may ask, and only while released.
-    /// Answered by [`Reply::Done`].
+    /// Binds the gate to a machine and to the control plane's keys. Only root may ask, and only while released, or when
+    /// the enrollment was lost. Answered by [`Reply::Done`].
     Enroll {
         /// The machine id, 40 hexadecimal digits.
         machine: String,
@@ -126,7 +126,8 @@ pub struct Status {
     pub generation: u64,
     /// Whether the restriction is in force.
     pub restricted: bool,
-    /// Whether the gate restricted the machine because its own state was damaged or could not be read.
+    /// What of the gate's state is damaged or gone, while that keeps the machine restricted or makes the restriction
+    /// stricter than was ordered.
     pub failed_closed: Option<String>,
     /// The tier that enforces or would: `fanotify`; none when the kernel has no usable one.
     pub tier: Option<String>,
@@ -224,6 +225,17 @@ pub fn encode(frame: &impl Serialize) -> io::Result<Vec<u8>> {
 /// # Errors
 /// From the reader; `InvalidData` when the frame is too long or is not what is expected.
 pub fn read_frame<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<Option<T>> {
+    read_frame_within(reader, FRAME_BYTES_MAX)
+}
+
+/// [`read_frame`] of at most `bytes_max` bytes, from a peer that has little to say.
+///
+/// # Errors
+/// Like [`read_frame`].
+pub fn read_frame_within<T: DeserializeOwned>(
+    reader: &mut impl Read,
+    bytes_max: usize,
+) -> io::Result<Option<T>> {
     let mut prefix = [0_u8; 4];
     match reader.read_exact(&mut prefix) {
         Ok(()) => {}
@@ -231,6 +243,9 @@ pub fn read_frame<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<Opt
         Err(error) => return Err(error),
     }
     let length = frame_length(prefix)?;
+    if length > bytes_max {
+        return Err(invalid(format!("a frame of {length} bytes, at most {bytes_max} are possible here")));
+    }
     let mut bytes = Vec::new();
     reader.take(length as u64).read_to_end(&mut bytes)?;
     if bytes.len() < length {
@@ -287,5 +302,7 @@ mod tests {
         assert_eq!(read(&[0xff; 8]), io::ErrorKind::InvalidData);
         assert_eq!(read(&[0, 0, 0, 9, b'{']), io::ErrorKind::UnexpectedEof);
         assert_eq!(read(&[0, 0, 0, 2, b'{', b'}']), io::ErrorKind::InvalidData);
+        let within = read_frame_within::<Request>(&mut &[0, 0, 1, 1, b'{'][..], 256);
+        assert_eq!(within.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

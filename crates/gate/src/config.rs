@@ -23,7 +23,7 @@ pub struct Config {
     pub scope: Scope,
     /// Whether the kernel keeps verdicts. Off: it asks at each execution.
     pub verdict_cache: bool,
-    /// A decision that takes longer, in milliseconds, is a refusal.
+    /// A decision that takes longer, in milliseconds, is a refusal: 100 to 60000.
     pub decision_deadline_ms: u64,
 }
 
@@ -62,12 +62,26 @@ impl Config {
     pub fn read(path: Option<&Path>) -> Result<Self> {
         let file = path.unwrap_or(Path::new(Self::PATH));
         match std::fs::read_to_string(file) {
-            Ok(text) => toml::from_str(&text).with_context(|| format!("{} is not valid", file.display())),
+            Ok(text) => Self::parse(&text).with_context(|| format!("{} is not valid", file.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_none() => {
                 Ok(Self::default())
             }
             Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
         }
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        // Less would refuse what merely lies on a slow disk, more would hold up whoever executes.
+        let possible = 100..=60_000;
+        anyhow::ensure!(
+            possible.contains(&config.decision_deadline_ms),
+            "decision_deadline_ms is {}, and must be {} to {}",
+            config.decision_deadline_ms,
+            possible.start(),
+            possible.end()
+        );
+        Ok(config)
     }
 
     /// How the backend is to behave.
@@ -81,5 +95,26 @@ impl Config {
             decision_deadline: Duration::from_millis(self.decision_deadline_ms),
             ..Settings::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_checked() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+        for (text, message) in [
+            ("colour = 1", "unknown field `colour`"),
+            ("scope = \"galaxy\"", "unknown variant `galaxy`"),
+            ("decision_deadline_ms = 0", "decision_deadline_ms is 0, and must be 100 to 60000"),
+            ("decision_deadline_ms = 60001", "must be 100 to 60000"),
+        ] {
+            let error = format!("{:#}", Config::parse(text).unwrap_err());
+            assert!(error.contains(message), "{error}");
+        }
+        let written = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(Config::parse(&written).unwrap(), Config::default());
     }
 }

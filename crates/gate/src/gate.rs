@@ -1,16 +1,18 @@
 //! The gate itself: obeys orders, keeps its word over restarts, proves what it did.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
+use domain::allow_policy::Profile;
 use domain::decision::{DecisionCause, Verdict};
 use domain::digest::Sha256Digest;
-use domain::restriction::{Desired, Probe};
+use domain::restriction::{Desired, Fence, Probe};
 use domain::time::Timestamp;
 use enforcement::canary::Canaries;
 use enforcement::{Denial, Enforcer, Judge as _, Settings};
@@ -18,10 +20,10 @@ use gate_protocol::{Explanation, Reply, Status};
 use orders::{Order, Outcome, Receipt, SigningKey, TrustedKeys, VerifiedOrder, VerifiedPolicy, VerifyError};
 use policy::CompiledPolicy;
 use policy::baseline::Baseline;
-use serde::{Deserialize, Serialize};
 
 use crate::judge::MachineJudge;
-use crate::state::{Accepted, Enrollment, State};
+use crate::state::{Accepted, Enrollment, FailedClosed, State, put_in_place};
+use crate::survival::SurvivalSet;
 
 /// The gate, behind one lock. The thread that answers the kernel never takes it.
 pub struct Gate {
@@ -32,42 +34,57 @@ pub struct Gate {
     /// Why the enforcer cannot work here, when it cannot.
     unsupported: Option<String>,
     canaries: Canaries,
-    agent_program: std::path::PathBuf,
-    agent_digest: Option<(FileIdentity, Sha256Digest)>,
-    own_digest: Sha256Digest,
+    survival: SurvivalSet,
     enrollment: Option<Enrollment>,
     accepted: Accepted,
     baseline: Option<HeldBaseline>,
-    policy_in_force: Option<(Sha256Digest, CompiledPolicy)>,
+    /// What a restriction restricts to; none while the machine is to be released.
+    set: Option<PredefinedSet>,
     failed_closed: Option<FailedClosed>,
+    /// What else of the state is damaged.
+    damage: Vec<String>,
+    denials_lost: u64,
 }
 
-/// The machine is restricted because the gate cannot tell what it should be.
-struct FailedClosed {
-    reason: String,
-    /// Only an order signed later counts: what the lost fence would have refused is refused by its date.
-    since: Timestamp,
+/// A policy with the survival set that was found when it came into force.
+struct PredefinedSet {
+    /// Digest of the signed policy; none for the set that applies when the gate fails closed.
+    digest: Option<Sha256Digest>,
+    policy: CompiledPolicy,
+    survival: BTreeSet<Sha256Digest>,
 }
 
-#[derive(Clone)]
 struct HeldBaseline {
     baseline: Arc<Baseline<File>>,
     digest: Sha256Digest,
 }
 
-/// What changes when a program is replaced.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct FileIdentity(u64, u64, i64, i64, u64);
+/// A package baseline that was received whole and read once.
+pub struct ReceivedBaseline {
+    path: PathBuf,
+    baseline: Baseline<File>,
+    digest: Sha256Digest,
+}
 
-/// Digests of the survival set, frozen while restricted.
-#[derive(Serialize, Deserialize)]
-struct SurvivalFile(Vec<String>);
-
-impl Gate {
-    /// Reads the state and is at once what the last accepted order says. Damaged state restricts.
+impl ReceivedBaseline {
+    /// Reads all of a baseline. May take long, so never under the gate's lock.
     ///
     /// # Errors
-    /// When the state's folder or key cannot be used, or the machine cannot be restricted although it must be.
+    /// When it is not a sound baseline, or cannot be read.
+    pub fn verify(path: &Path, file: File, digest: Sha256Digest) -> Result<Self> {
+        file.sync_all()?;
+        let baseline = Baseline::open(file)?;
+        baseline.verify()?;
+        Ok(Self { path: path.to_owned(), baseline, digest })
+    }
+}
+
+impl Gate {
+    /// Reads the state and is at once what the last accepted order says. Damaged state restricts: it never ends the
+    /// gate, because a gate that is not there restricts nothing.
+    ///
+    /// # Errors
+    /// When there is no folder for the state, or the machine cannot be restricted although it must be and could be.
     pub fn start(
         folder: &Path,
         agent_program: &Path,
@@ -75,58 +92,86 @@ impl Gate {
         unsupported: Option<String>,
     ) -> Result<Self> {
         let state = State::open(folder)?;
-        let own_program = File::open("/proc/self/exe").context("cannot open the gate's own program")?;
-        let own_digest = enforcement::hash(&own_program.into(), Settings::default().hash_bytes_max)?;
+        let mut damage = Vec::new();
+        let had_key = state.has_key();
+        let key = match state.key() {
+            Ok(key) => key,
+            Err(error) => {
+                damage.push(format!("the gate's key cannot be kept: {}", chain(&error)));
+                SigningKey::generate().context("no random numbers for a key")?
+            }
+        };
         let mut gate = Self {
-            key: state.key()?,
+            key,
             boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .unwrap_or_default()
                 .trim()
                 .to_owned(),
             enforcer,
             unsupported,
-            canaries: Canaries::prepare(&state.canaries()).context("cannot write the canaries")?,
-            agent_program: agent_program.to_owned(),
-            agent_digest: None,
-            own_digest,
+            canaries: Canaries::new(&state.canaries()),
+            survival: SurvivalSet::new(agent_program).context("cannot read the gate's own program")?,
             enrollment: None,
             accepted: Accepted::none(0),
             baseline: None,
-            policy_in_force: None,
+            set: None,
             failed_closed: None,
+            damage,
+            denials_lost: 0,
             state,
         };
-        gate.converge()?;
+        match gate.read_baseline() {
+            Ok(baseline) => gate.baseline = baseline,
+            Err(error) => gate.damage.push(format!("the package baseline cannot be used: {error:#}")),
+        }
+        let kept = gate.read_state();
+        if !had_key && gate.enrollment.is_some() {
+            gate.damage.push("the gate's key was lost: enroll the machine again".to_owned());
+        }
+        gate.damage.iter().for_each(|damage| eprintln!("cordon-gate: {damage}"));
+        gate.converge(kept)?;
         Ok(gate)
     }
 
-    /// Makes the machine what the state on disk says.
-    fn converge(&mut self) -> Result<()> {
-        match self.read_baseline() {
-            Ok(baseline) => self.baseline = baseline,
-            Err(error) => self.fail_closed(format!("the package baseline cannot be used: {error:#}")),
-        }
-        match self.read_state() {
-            Ok(None) => {}
-            Ok(Some(policy)) => {
-                self.policy_in_force = Some((policy.digest(), CompiledPolicy::compile(policy.policy())?));
+    /// Makes the machine what the state on disk says, or restricts it when the state does not say.
+    fn converge(&mut self, kept: Result<Option<Order>>) -> Result<()> {
+        let mut failed = self
+            .state
+            .failed_closed()
+            .unwrap_or_else(|error| Some(FailedClosed::new(chain(&error), now())));
+        let order = match kept {
+            Ok(order) => {
+                // An order that came after the failure has ended it.
+                failed = failed.filter(|failed| {
+                    order.as_ref().is_none_or(|order| order.issued_at <= failed.since())
+                });
+                order
             }
-            Err(error) => self.fail_closed(format!("the gate's state cannot be used: {error:#}")),
+            Err(error) => {
+                let reason = format!("the gate's state cannot be used: {error:#}");
+                failed.get_or_insert_with(|| FailedClosed::new(reason, now()));
+                None
+            }
+        };
+        if let Some(failed) = &failed {
+            eprintln!("cordon-gate: failed closed: {}", failed.reason);
+            if self.set.is_none() {
+                let survival = self.kept_survival();
+                self.set = Some(PredefinedSet { digest: None, policy: CompiledPolicy::os_only(), survival });
+            }
         }
-        let order = self.kept_order();
-        let wanted = order.as_ref().map_or(Desired::Released, |order| order.desired);
-        if wanted == Desired::Released && self.failed_closed.is_none() {
+        self.failed_closed = failed;
+        self.keep_failed_closed();
+        if self.set.is_none() {
             return Ok(());
         }
-        // A damaged baseline alone does not restrict a machine that is to be free.
-        if wanted == Desired::Released && order.is_some() && self.state.accepted().is_ok() {
+        if let Some(reason) = &self.unsupported {
+            // The control plane hears of it only from a gate that runs.
+            eprintln!("cordon-gate: the machine is to be restricted, and cannot be: {reason}");
             return Ok(());
         }
-        if self.policy_in_force.is_none() {
-            self.policy_in_force = Some((Sha256Digest([0; 32]), CompiledPolicy::os_only()));
-        }
-        self.switch(Desired::Restricted).context("the machine is to be restricted, and cannot be")?;
-        if let Some(order) = order
+        self.restrict().context("the machine is to be restricted, and cannot be")?;
+        if let Some(order) = order.filter(|order| order.desired == Desired::Restricted)
             && self.accepted.receipt.is_none()
         {
             let outcome = self.prove(Desired::Restricted);
@@ -135,50 +180,64 @@ impl Gate {
         Ok(())
     }
 
-    /// Loads enrollment and order; the policy to restrict with when the order says so.
-    fn read_state(&mut self) -> Result<Option<VerifiedPolicy>> {
-        let accepted = self.state.accepted()?;
-        self.enrollment = self.state.enrollment()?;
-        let Some(enrollment) = &self.enrollment else {
-            // A fence without an enrollment is a half-made enrollment, before any order could come.
-            anyhow::ensure!(
-                accepted.is_none_or(|accepted| accepted.order.is_empty()),
-                "the enrollment is gone"
-            );
+    /// Loads enrollment and order, and the set to restrict to when the order says so. What can be read is kept even
+    /// when the rest cannot.
+    fn read_state(&mut self) -> Result<Option<Order>> {
+        let accepted = self.state.accepted();
+        if let Ok(Some(accepted)) = &accepted {
+            self.accepted = accepted.clone();
+        }
+        let Some(enrollment) = self.state.enrollment()? else {
+            // A fence without an order is a half-made enrollment.
+            anyhow::ensure!(accepted?.is_none_or(|accepted| accepted.order.is_empty()), "the enrollment is gone");
             return Ok(None);
         };
-        self.accepted = accepted.context("the fence is gone")?;
-        if self.accepted.order.is_empty() {
+        self.enrollment = Some(enrollment.clone());
+        if !matches!(accepted, Ok(Some(_))) {
+            self.accepted = Accepted::none(enrollment.incarnation);
+        }
+        let accepted = accepted?.context("the fence is gone")?;
+        if accepted.order.is_empty() {
             return Ok(None);
         }
-        let order =
-            VerifiedOrder::verify_kept(self.accepted.order.as_bytes(), &enrollment.keys, enrollment.machine)?;
-        anyhow::ensure!(order.order().fence == self.accepted.fence(), "the order is not that of the fence");
-        if order.order().desired == Desired::Released {
-            return Ok(None);
+        let order = VerifiedOrder::verify_kept(accepted.order.as_bytes(), &enrollment.keys, enrollment.machine)?;
+        let order = order.order().clone();
+        anyhow::ensure!(order.fence == accepted.fence(), "the order is not that of the fence");
+        if order.desired == Desired::Restricted {
+            let policy = accepted.policy.as_deref().context("the policy is gone")?;
+            let policy = VerifiedPolicy::verify(policy.as_bytes(), &enrollment.keys)?;
+            anyhow::ensure!(Some(policy.digest()) == order.policy, "the policy is not that of the order");
+            self.set = Some(PredefinedSet {
+                digest: Some(policy.digest()),
+                policy: CompiledPolicy::compile(policy.policy())?,
+                survival: self.kept_survival(),
+            });
         }
-        let policy = self.accepted.policy.as_deref().context("the policy is gone")?;
-        let policy = VerifiedPolicy::verify(policy.as_bytes(), &enrollment.keys)?;
-        anyhow::ensure!(Some(policy.digest()) == order.order().policy, "the policy is not that of the order");
-        Ok(Some(policy))
+        Ok(Some(order))
     }
 
-    fn kept_order(&self) -> Option<Order> {
-        let enrollment = self.enrollment.as_ref()?;
-        let bytes = self.accepted.order.as_bytes();
-        VerifiedOrder::verify_kept(bytes, &enrollment.keys, enrollment.machine)
-            .ok()
-            .map(|order| order.order().clone())
+    /// The survival set of the last restriction, as far as it is known, with the gate that is running.
+    fn kept_survival(&mut self) -> BTreeSet<Sha256Digest> {
+        let kept: Vec<_> = self.accepted.survival.iter().filter_map(|text| text.parse().ok()).collect();
+        if kept.is_empty() {
+            return self.survival.look();
+        }
+        kept.into_iter().chain(self.survival.fixed()).collect()
     }
 
-    fn fail_closed(&mut self, reason: String) {
-        eprintln!("cordon-gate: {reason}; failing closed");
-        self.failed_closed.get_or_insert(FailedClosed { reason, since: now() });
+    fn keep_failed_closed(&self) {
+        // Without it the next start finds the same damage again, and takes its own time for that of the failure.
+        if let Err(error) = self.state.save_failed_closed(self.failed_closed.as_ref()) {
+            eprintln!("cordon-gate: {}", chain(&error));
+        }
     }
 
     fn read_baseline(&self) -> Result<Option<HeldBaseline>> {
-        let Some(expected) = self.state.load::<String>("baseline-digest")? else { return Ok(None) };
         let path = self.state.baseline();
+        let Some(expected) = self.state.load::<String>("baseline-digest")? else {
+            anyhow::ensure!(!path.exists(), "its digest is gone");
+            return Ok(None);
+        };
         let file = File::open(&path).with_context(|| path.display().to_string())?;
         let digest = enforcement::hash(&file.try_clone()?.into(), policy::baseline::BYTES_MAX)?;
         anyhow::ensure!(digest.to_string() == expected, "{} is damaged", path.display());
@@ -199,27 +258,7 @@ impl Gate {
             };
         }
         match self.admit(&order) {
-            Ok(policy) => {
-                let mut accepted = Accepted::new(
-                    order.fence,
-                    order.desired,
-                    envelope.to_owned(),
-                    policy.as_ref().map(|p| p.1.clone()),
-                );
-                std::mem::swap(&mut self.accepted, &mut accepted);
-                // The fence is durable before anything is switched, so that no crash can make an older order new.
-                if let Err(error) = self.state.save_accepted(&self.accepted) {
-                    self.accepted = accepted;
-                    let reason = format!("the order cannot be made durable: {}", chain(&error));
-                    return reply(self.receipt(&order, Outcome::ApplyFailed(reason), None));
-                }
-                if let Some((policy, _)) = policy
-                    && let Ok(compiled) = CompiledPolicy::compile(policy.policy())
-                {
-                    self.policy_in_force = Some((policy.digest(), compiled));
-                }
-                self.carry_out(&order, reply);
-            }
+            Ok(policy) => self.accept(&order, envelope, policy, reply),
             Err(reason) => reply(self.receipt(&order, Outcome::Rejected(reason), None)),
         }
     }
@@ -233,32 +272,34 @@ impl Gate {
 
     /// Whether the order may be obeyed, and the policy that it needs.
     fn admit(&self, order: &Order) -> Result<Option<(VerifiedPolicy, String)>, String> {
-        if let Some(failed) = &self.failed_closed {
-            if order.issued_at <= failed.since {
-                return Err(format!(
-                    "only orders signed after {} count: {}",
-                    failed.since.unix_seconds(),
-                    failed.reason
-                ));
-            }
-        } else {
-            self.accepted.fence().admit(&order.fence).map_err(|error| error.to_string())?;
+        self.accepted.fence().admit(&order.fence).map_err(|error| error.to_string())?;
+        if let Some(failed) = &self.failed_closed
+            && order.issued_at <= failed.since()
+        {
+            return Err(format!(
+                "the gate failed closed, and only orders signed after {} s since 1970 count: {}",
+                failed.since().unix_seconds(),
+                failed.reason
+            ));
         }
         if now() > order.not_after {
             return Err(VerifyError::Expired.to_string());
         }
-        if let Some(reason) = &self.unsupported
-            && order.desired == Desired::Restricted
-        {
+        if order.desired == Desired::Released {
+            return Ok(None);
+        }
+        if let Some(reason) = &self.unsupported {
             return Err(reason.clone());
         }
-        let Some(digest) = order.policy.filter(|_| order.desired == Desired::Restricted) else {
-            return Ok(None);
-        };
+        let digest = order.policy.ok_or("a restriction without a policy")?;
         let bytes = self.state.policy(digest).map_err(|error| chain(&error))?;
         let bytes = bytes.ok_or_else(|| format!("the policy {digest} is not held"))?;
         let policy =
             VerifiedPolicy::verify(bytes.as_bytes(), &self.keys()).map_err(|error| error.to_string())?;
+        let needs_packages = policy.policy().profile != Profile::SurvivalOnly;
+        if needs_packages && self.baseline.as_ref().is_none_or(|held| held.baseline.files() == 0) {
+            return Err("no package baseline is held: not even a login shell would run".to_owned());
+        }
         Ok(Some((policy, bytes)))
     }
 
@@ -266,11 +307,58 @@ impl Gate {
         self.enrollment.as_ref().map_or_else(|| TrustedKeys::new([]), |enrollment| enrollment.keys.clone())
     }
 
+    /// Makes the order durable, and carries it out.
+    fn accept(
+        &mut self,
+        order: &Order,
+        envelope: &str,
+        policy: Option<(VerifiedPolicy, String)>,
+        reply: &mut dyn FnMut(Reply),
+    ) {
+        let mut accepted = Accepted::new(order.fence, order.desired, envelope.to_owned());
+        let mut set = None;
+        if let Some((policy, bytes)) = policy {
+            // While restricted, what was found before counts.
+            let survival = match &self.set {
+                Some(before) if self.is_restricted() => before.survival.clone(),
+                Some(_) | None => self.survival.look(),
+            };
+            accepted.policy = Some(bytes);
+            accepted.survival = survival.iter().map(ToString::to_string).collect();
+            match CompiledPolicy::compile(policy.policy()) {
+                Ok(compiled) => {
+                    set = Some(PredefinedSet { digest: Some(policy.digest()), policy: compiled, survival });
+                }
+                Err(error) => {
+                    return reply(self.receipt(order, Outcome::Rejected(error.to_string()), None));
+                }
+            }
+        }
+        // The fence is durable before anything is switched, so that no crash can make an older order new.
+        if let Err(error) = self.state.save_accepted(&accepted) {
+            let reason = format!("the order cannot be made durable: {}", chain(&error));
+            return reply(self.receipt(order, Outcome::ApplyFailed(reason), None));
+        }
+        self.accepted = accepted;
+        self.set = set;
+        self.carry_out(order, reply);
+    }
+
     fn carry_out(&mut self, order: &Order, reply: &mut dyn FnMut(Reply)) {
         reply(Reply::Accepted { generation: order.fence.generation });
-        let outcome = match self.switch(order.desired) {
+        let switched = match order.desired {
+            Desired::Restricted => self.restrict(),
+            Desired::Released => {
+                self.enforcer.release();
+                self.set = None;
+                Ok(())
+            }
+        };
+        let outcome = match switched {
             Ok(()) => {
-                self.failed_closed = None;
+                if self.failed_closed.take().is_some() {
+                    self.keep_failed_closed();
+                }
                 self.prove(order.desired)
             }
             Err(error) => (Outcome::ApplyFailed(format!("{error:#}")), None),
@@ -278,16 +366,16 @@ impl Gate {
         reply(self.keep_receipt(order, outcome));
     }
 
-    fn switch(&mut self, desired: Desired) -> Result<()> {
-        match desired {
-            Desired::Restricted => {
-                let survival = self.survival_set()?;
-                let judge = self.judge(survival);
-                self.enforcer.restrict(Arc::new(judge))?;
-            }
-            Desired::Released => self.enforcer.release(),
-        }
-        Ok(())
+    /// Restricts to the set that is to apply.
+    fn restrict(&mut self) -> Result<()> {
+        let set = self.set.as_ref().context("no policy")?;
+        let judge = self.judge(set.policy.clone(), set.survival.clone());
+        Ok(self.enforcer.restrict(Arc::new(judge))?)
+    }
+
+    fn judge(&self, policy: CompiledPolicy, survival: BTreeSet<Sha256Digest>) -> MachineJudge {
+        let baseline = self.baseline.as_ref().map(|held| Arc::clone(&held.baseline));
+        MachineJudge { policy, survival, baseline }
     }
 
     /// A restriction whose canaries do not prove it stays: in doubt it is better than none, and the receipt says so.
@@ -331,7 +419,7 @@ impl Gate {
             outcome,
             probe,
             tier: self.enforcer.tier(),
-            policy: self.policy_in_force.as_ref().map(|(digest, _)| *digest),
+            policy: self.set.as_ref().and_then(|set| set.digest),
             baseline: self.baseline.as_ref().map(|held| held.digest),
             boot_id: self.boot_id.clone(),
             issued_at: now(),
@@ -339,59 +427,10 @@ impl Gate {
         Reply::Receipt { envelope: String::from_utf8_lossy(&receipt.sign(&self.key).to_bytes()).into_owned() }
     }
 
-    fn judge(&self, survival: HashSet<Sha256Digest>) -> MachineJudge {
-        let policy = self.policy_in_force.as_ref().map(|(_, policy)| policy.clone());
-        MachineJudge {
-            policy: policy.unwrap_or_else(CompiledPolicy::os_only),
-            survival,
-            baseline: self.baseline.as_ref().map(|held| Arc::clone(&held.baseline)),
-        }
-    }
-
-    /// The gate, the agent and the listed canary. Looked at anew while released; while restricted, what was found then
-    /// counts, so that a program put in the agent's place does not.
-    fn survival_set(&mut self) -> Result<HashSet<Sha256Digest>> {
-        let mut set = HashSet::from([self.own_digest, Canaries::listed_digest()]);
-        let restricted = self.enforcer.status().restricted;
-        let starting_restricted = self.kept_order().is_some_and(|order| order.desired == Desired::Restricted)
-            && self.agent_digest.is_none();
-        if (restricted || starting_restricted)
-            && let Ok(Some(SurvivalFile(kept))) = self.state.load("survival")
-        {
-            set.extend(kept.iter().filter_map(|text| text.parse::<Sha256Digest>().ok()));
-            return Ok(set);
-        }
-        if let Some(digest) = self.agent_program_digest() {
-            set.insert(digest);
-        }
-        self.state.save("survival", &SurvivalFile(set.iter().map(ToString::to_string).collect()))?;
-        Ok(set)
-    }
-
-    fn agent_program_digest(&mut self) -> Option<Sha256Digest> {
-        let file = File::open(&self.agent_program).ok()?;
-        let metadata = file.metadata().ok()?;
-        let identity = FileIdentity(
-            metadata.dev(),
-            metadata.ino(),
-            metadata.ctime(),
-            metadata.ctime_nsec(),
-            metadata.len(),
-        );
-        if let Some((known, digest)) = self.agent_digest
-            && known == identity
-        {
-            return Some(digest);
-        }
-        let digest = enforcement::hash(&file.into(), Settings::default().hash_bytes_max).ok()?;
-        self.agent_digest = Some((identity, digest));
-        Some(digest)
-    }
-
     /// Hashes what a switch will need, so that the switch need not.
     pub fn warm_up(&mut self) {
         if !self.is_restricted() {
-            self.agent_program_digest();
+            self.survival.look();
         }
     }
 
@@ -400,23 +439,38 @@ impl Gate {
         self.enforcer.status().restricted
     }
 
-    /// Binds the gate to a machine and to the control plane's keys.
+    /// Binds the gate to a machine and to the control plane's keys. Releases nothing.
     ///
     /// # Errors
     /// Why not, in one sentence.
     pub fn enroll(&mut self, machine: &str, incarnation: u64, order_keys: &[String]) -> Result<()> {
         anyhow::ensure!(
-            !self.is_restricted(),
+            !self.is_restricted() || self.enrollment.is_none(),
             "the machine is restricted: lift the restriction before enrolling again"
         );
         let keys: Result<Vec<_>, _> = order_keys.iter().map(|key| key.parse()).collect();
-        let keys = keys?;
-        anyhow::ensure!(!keys.is_empty(), "no order keys");
-        let enrollment = Enrollment { machine: machine.parse()?, incarnation, keys: TrustedKeys::new(keys) };
-        self.state.save_enrollment(&enrollment)?;
-        self.accepted = Accepted::none(incarnation);
+        let enrollment = Enrollment { machine: machine.parse()?, incarnation, keys: TrustedKeys::new(keys?) };
+        anyhow::ensure!(enrollment.keys.iter().next().is_some(), "no order keys");
+        // Orders of the enrollment before still verify, unless all of its keys are gone.
+        let continues = self.enrollment.as_ref().is_none_or(|own| {
+            own.machine == enrollment.machine && own.keys.iter().any(|key| enrollment.keys.iter().any(|k| k == key))
+        });
+        let own = self.accepted.fence();
+        anyhow::ensure!(
+            !continues || incarnation >= own.incarnation,
+            "incarnation {incarnation} is older than this machine's, {}",
+            own.incarnation
+        );
+        // Its fence must not go back: only another incarnation starts anew.
+        let fence = if continues && incarnation == own.incarnation {
+            own
+        } else {
+            Fence { store_epoch: 0, incarnation, generation: 0 }
+        };
+        let accepted = Accepted::new(fence, Desired::Released, String::new());
+        self.state.save_enrollment(&enrollment, &accepted)?;
+        self.accepted = accepted;
         self.enrollment = Some(enrollment);
-        self.failed_closed = None;
         Ok(())
     }
 
@@ -429,29 +483,32 @@ impl Gate {
         Ok(self.state.save_policy(policy.digest(), envelope)?)
     }
 
-    /// Puts a gathered baseline in place after reading all of it.
+    /// Holds that a baseline may be replaced.
     ///
     /// # Errors
-    /// While restricted, or when it is not a sound baseline, or cannot be kept.
-    pub fn store_baseline(&mut self, digest: Sha256Digest) -> Result<()> {
+    /// While restricted.
+    pub fn baseline_may_change(&self) -> Result<()> {
         anyhow::ensure!(
             !self.is_restricted(),
             "the package baseline is frozen while the machine is restricted"
         );
-        let incoming = self.state.baseline_incoming();
-        let file = File::open(&incoming)?;
-        file.sync_all()?;
-        let length = file.metadata()?.len();
-        let baseline = Baseline::open(file)?;
-        anyhow::ensure!(baseline.bytes() == length, "the baseline's length does not match its header");
-        baseline.verify()?;
-        crate::state::put_in_place(&incoming, &self.state.baseline())?;
-        self.state.save("baseline-digest", &digest.to_string())?;
-        self.baseline = Some(HeldBaseline { baseline: Arc::new(baseline), digest });
         Ok(())
     }
 
-    /// Where a baseline is gathered.
+    /// Puts a received baseline in place.
+    ///
+    /// # Errors
+    /// While restricted, or when it cannot be kept.
+    pub fn store_baseline(&mut self, received: ReceivedBaseline) -> Result<()> {
+        self.baseline_may_change()?;
+        put_in_place(&received.path, &self.state.baseline())?;
+        self.state.save("baseline-digest", &received.digest.to_string())?;
+        self.baseline =
+            Some(HeldBaseline { baseline: Arc::new(received.baseline), digest: received.digest });
+        Ok(())
+    }
+
+    /// What the gate keeps on disk.
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -463,19 +520,33 @@ impl Gate {
 
     /// Takes the denials that were not yet taken, and how many were lost.
     pub fn take_denials(&mut self) -> (Vec<Denial>, u64) {
-        let denials = self.enforcer.take_denials(gate_protocol::DENIALS_MAX);
-        (denials, self.enforcer.status().denials_dropped)
+        let mut denials = self.enforcer.take_denials(gate_protocol::DENIALS_MAX);
+        // The canary that must be refused is no news.
+        let canaries = self.state.canaries();
+        denials.retain(|denial| !Path::new(std::ffi::OsStr::from_bytes(&denial.path)).starts_with(&canaries));
+        (denials, self.enforcer.status().denials_dropped + self.denials_lost)
+    }
+
+    /// Denials that were taken and did not arrive.
+    pub fn count_lost(&mut self, denials: &[Denial]) {
+        self.denials_lost += denials.iter().map(|denial| denial.count).sum::<u64>();
     }
 
     /// The gate's state for people and for the agent.
     pub fn status(&self) -> Status {
         let enforcer = self.enforcer.status();
         let fence = self.accepted.fence();
-        let tier_note = self.unsupported.clone().unwrap_or_else(|| {
-            "reduced: sees neither memfd nor mappings of files that are open already; when the gate dies, the kernel \
-             allows until it is back"
+        let mut tier_note = self.unsupported.clone().unwrap_or_else(|| {
+            "reduced: sees neither memfd, nor mappings, nor filesystems that only other mount namespaces have \
+             mounted; when the gate dies, the kernel allows until it is back"
                 .to_owned()
         });
+        if enforcer.unmarked > 0 {
+            tier_note.push_str(&format!("; programs of {} mounts run, which take no mark", enforcer.unmarked));
+        }
+        let damage = self.damage.iter().filter(|_| enforcer.restricted);
+        let failed: Vec<_> =
+            self.failed_closed.iter().map(|failed| &failed.reason).chain(damage).map(String::as_str).collect();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             public_key: self.key.public_key().to_string(),
@@ -484,15 +555,16 @@ impl Gate {
             store_epoch: fence.store_epoch,
             generation: fence.generation,
             restricted: enforcer.restricted,
-            failed_closed: self.failed_closed.as_ref().map(|failed| failed.reason.clone()),
+            failed_closed: (!failed.is_empty()).then(|| failed.join("; ")),
             tier: self.unsupported.is_none().then(|| self.enforcer.tier().name().to_owned()),
             tier_note,
-            policies: self.state.policies().iter().map(|(digest, _)| digest.to_string()).collect(),
+            policies: self.state.policies().iter().map(ToString::to_string).collect(),
             policy: self
-                .policy_in_force
+                .set
                 .as_ref()
                 .filter(|_| enforcer.restricted)
-                .map(|(digest, _)| digest.to_string()),
+                .and_then(|set| set.digest)
+                .map(|digest| digest.to_string()),
             baseline: self.baseline.as_ref().map(|held| held.digest.to_string()),
             baseline_files: self.baseline.as_ref().map_or(0, |held| held.baseline.files()),
             marks: enforcer.marks,
@@ -502,18 +574,19 @@ impl Gate {
         }
     }
 
-    /// What answers [`explain`]: the policy in force, or the one stored last.
+    /// What answers [`explain`]: the set in force, or that of the policy stored last.
     pub fn explaining_judge(&mut self) -> MachineJudge {
-        if !self.is_restricted() {
-            let newest =
-                self.state.policies().last().and_then(|(digest, _)| self.state.policy(*digest).ok()?);
-            let newest = newest.and_then(|bytes| VerifiedPolicy::verify(bytes.as_bytes(), &self.keys()).ok());
-            self.policy_in_force = newest
-                .and_then(|policy| Some((policy.digest(), CompiledPolicy::compile(policy.policy()).ok()?)));
+        if let Some(set) = self.set.as_ref().filter(|_| self.is_restricted()) {
+            return self.judge(set.policy.clone(), set.survival.clone());
         }
-        let mut survival = HashSet::from([self.own_digest, Canaries::listed_digest()]);
-        survival.extend(self.agent_program_digest());
-        self.judge(survival)
+        let keys = self.keys();
+        let newest = self.state.policies().first().and_then(|digest| self.state.policy(*digest).ok()?);
+        let policy = newest
+            .and_then(|bytes| VerifiedPolicy::verify(bytes.as_bytes(), &keys).ok())
+            .and_then(|policy| CompiledPolicy::compile(policy.policy()).ok())
+            .unwrap_or_else(CompiledPolicy::os_only);
+        let survival = self.survival.look();
+        self.judge(policy, survival)
     }
 }
 
@@ -526,14 +599,15 @@ pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
         sha256: None,
         message,
     };
-    let look = || -> std::io::Result<(Sha256Digest, std::fs::Metadata, std::path::PathBuf)> {
+    let look = || -> std::io::Result<(Sha256Digest, std::fs::Metadata, PathBuf)> {
         let path = std::fs::canonicalize(path)?;
-        let metadata = std::fs::metadata(&path)?;
+        // Opening a pipe would wait for a writer.
+        let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&path)?;
+        let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(std::io::Error::other("not a regular file"));
         }
-        let digest = enforcement::hash(&File::open(&path)?.into(), Settings::default().hash_bytes_max)?;
-        Ok((digest, metadata, path))
+        Ok((enforcement::hash(&file.into(), Settings::default().hash_bytes_max)?, metadata, path))
     };
     let (digest, metadata, path) = match look() {
         Ok(found) => found,
@@ -541,7 +615,7 @@ pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
     };
     let decision = judge.judge(&enforcement::FileFacts {
         digest,
-        path: std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()),
+        path: path.as_os_str().as_bytes(),
         device: metadata.dev(),
         inode: metadata.ino(),
     });
@@ -556,6 +630,7 @@ pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
         DecisionCause::Unlisted
         | DecisionCause::Unreadable
         | DecisionCause::BeingWritten
+        | DecisionCause::Unverifiable
         | DecisionCause::TooLarge
         | DecisionCause::Late
         | DecisionCause::Overload => (

@@ -1,6 +1,6 @@
 //! Judges files for the enforcer: survival set, policy, package baseline.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,7 +18,7 @@ pub struct MachineJudge {
     /// The rules.
     pub policy: CompiledPolicy,
     /// Contents that keep the machine alive and reachable.
-    pub survival: HashSet<Sha256Digest>,
+    pub survival: BTreeSet<Sha256Digest>,
     /// What packages shipped; none when the machine has no baseline, or a damaged one.
     pub baseline: Option<Arc<Baseline<File>>>,
 }

@@ -3,6 +3,10 @@
 //! Owns the fence, the kept order and policy, the package baseline, and the decision to restrict or release. Obeys
 //! only orders that the control plane signed. Everything that arrives on its socket is hostile. Deliberately knows
 //! nothing of servers, certificates or packages.
+//!
+//! A gate that ends while the machine is restricted, in whatever way, SIGTERM included, leaves a machine on which the
+//! kernel allows everything: fanotify has no other answer. The next start restricts again before anything else, so the
+//! service manager must start it again at once and always.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stderr, reason = "the gate's log is its standard error")]
 
@@ -11,3 +15,4 @@ pub mod gate;
 pub mod judge;
 pub mod socket;
 pub mod state;
+pub mod survival;

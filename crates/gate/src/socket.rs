@@ -2,10 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,29 +13,30 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::decision::DecisionCause;
 use domain::digest::Sha256Digest;
-use gate_protocol::{CHUNK_BYTES_MAX, Denial, Reply, Request, read_frame, write_frame};
+use gate_protocol::{CHUNK_BYTES_MAX, Denial, FRAME_BYTES_MAX, Reply, Request, read_frame_within, write_frame};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use sha2::Digest as _;
 
-use crate::gate::{Gate, explain};
+use crate::gate::{Gate, ReceivedBaseline, explain};
 
-/// How many connections other users may hold at once: enough to look at the status, too few to exhaust the gate.
-const OTHERS_MAX: usize = 4;
-/// How many connections root and the agent may hold at once.
-const TRUSTED_MAX: usize = 16;
+/// How many connections of each kind of peer there may be at once: enough for its work, too few to exhaust the gate,
+/// even when each holds a frame of the greatest length. Each kind has its own, so that none can shut out another.
+const CONNECTIONS_MAX: [(Peer, usize); 3] = [(Peer::Other, 4), (Peer::Agent, 4), (Peer::Root, 8)];
 /// How long a peer may take over one frame, or stay silent.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
 /// How long a foreign user may stay silent.
 const FOREIGN_SILENCE_MAX: Duration = Duration::from_secs(5);
-/// The longest path in a denial, in bytes before escapes.
+/// The longest frame of a foreign user, in bytes: room for the one question that it may ask.
+const FOREIGN_FRAME_BYTES_MAX: usize = 1024;
+/// The longest path in a denial, in bytes with escapes, so that a full reply fits into a frame.
 const PATH_BYTES_MAX: usize = 4096;
 
-/// What a peer may ask.
+/// What a peer may ask, from least to most.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Peer {
     /// Any local user: the status.
     Other,
-    /// The agent: orders, policies, baselines, explanations.
+    /// The agent: orders, policies, baselines, explanations. Not everyone: the gate reads files as root.
     Agent,
     /// Root: enrollment too.
     Root,
@@ -59,7 +60,8 @@ pub fn serve(path: &Path, agent_uid: u32, gate: Gate) -> io::Result<()> {
     notify_ready();
     let gate = Arc::new(Mutex::new(gate));
     lock(&gate).warm_up();
-    let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let counts = Arc::new(CONNECTIONS_MAX.map(|_| AtomicUsize::new(0)));
+    let is_receiving = Arc::new(AtomicBool::new(false));
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
             // Out of descriptors, say: others may free some.
@@ -72,28 +74,28 @@ pub fn serve(path: &Path, agent_uid: u32, gate: Gate) -> io::Result<()> {
             uid if uid == agent_uid => Peer::Agent,
             _ => Peer::Other,
         };
-        let (slot, limit) = if peer == Peer::Other { (0, OTHERS_MAX) } else { (1, TRUSTED_MAX) };
-        let Some(place) = Place::take(&counts, slot, limit) else { continue };
-        let gate = Arc::clone(&gate);
+        let Some(place) = Place::take(&counts, peer) else { continue };
+        let (gate, is_receiving) = (Arc::clone(&gate), Arc::clone(&is_receiving));
         // A thread that cannot be started drops the connection, and with it the place.
         let _started =
             std::thread::Builder::new().name("peer".to_owned()).stack_size(512 * 1024).spawn(move || {
                 let _place = place;
                 // A peer that misbehaves or goes away ends its own connection, nothing else.
-                drop(Connection { stream, peer, gate, incoming: None }.serve());
+                drop(Connection { stream, peer, gate, is_receiving, incoming: None }.serve());
             });
     }
     Ok(())
 }
 
 /// One of a limited number of connections.
-struct Place(Arc<[AtomicUsize; 2]>, usize);
+struct Place(Arc<[AtomicUsize; 3]>, usize);
 
 impl Place {
-    fn take(counts: &Arc<[AtomicUsize; 2]>, slot: usize, limit: usize) -> Option<Self> {
-        let place = Self(Arc::clone(counts), slot);
-        let before = counts.get(slot)?.fetch_add(1, Ordering::AcqRel);
-        (before < limit).then_some(place)
+    fn take(counts: &Arc<[AtomicUsize; 3]>, peer: Peer) -> Option<Self> {
+        let kind = CONNECTIONS_MAX.iter().position(|(kind, _)| *kind == peer)?;
+        let before = counts.get(kind)?.fetch_add(1, Ordering::AcqRel);
+        let place = Self(Arc::clone(counts), kind);
+        (before < CONNECTIONS_MAX.get(kind)?.1).then_some(place)
     }
 }
 
@@ -109,24 +111,45 @@ struct Connection {
     stream: UnixStream,
     peer: Peer,
     gate: Arc<Mutex<Gate>>,
+    /// Whether some connection is sending a baseline.
+    is_receiving: Arc<AtomicBool>,
     incoming: Option<Incoming>,
 }
 
-/// A baseline on its way in.
+/// A baseline on its way in; one at a time.
 struct Incoming {
+    /// Its place; given up last.
+    transfer: Transfer,
     file: File,
     expected: Sha256Digest,
     bytes_left: u64,
     hasher: sha2::Sha256,
 }
 
+/// The right to send a baseline, and the file in which it is gathered.
+struct Transfer {
+    is_receiving: Arc<AtomicBool>,
+    path: PathBuf,
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        // When it was put in place there is nothing to remove.
+        drop(fs::remove_file(&self.path));
+        self.is_receiving.store(false, Ordering::Release);
+    }
+}
+
 impl Connection {
     fn serve(mut self) -> io::Result<()> {
-        let silence = if self.peer == Peer::Other { FOREIGN_SILENCE_MAX } else { SILENCE_MAX };
+        let (silence, frame_bytes_max) = match self.peer {
+            Peer::Other => (FOREIGN_SILENCE_MAX, FOREIGN_FRAME_BYTES_MAX),
+            Peer::Agent | Peer::Root => (SILENCE_MAX, FRAME_BYTES_MAX),
+        };
         self.stream.set_read_timeout(Some(silence))?;
         self.stream.set_write_timeout(Some(Duration::from_secs(10)))?;
         loop {
-            let request = match read_frame::<Request>(&mut self.stream) {
+            let request = match read_frame_within::<Request>(&mut self.stream, frame_bytes_max) {
                 Ok(Some(request)) => request,
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -174,7 +197,12 @@ impl Connection {
             },
             Request::Denials => {
                 let (denials, dropped) = lock(&self.gate).take_denials();
-                Reply::Denials { denials: denials.iter().map(wire).collect(), dropped }
+                let reply = Reply::Denials { denials: denials.iter().map(wire).collect(), dropped };
+                let sent = write_frame(&mut self.stream, &reply);
+                if sent.is_err() {
+                    lock(&self.gate).count_lost(&denials);
+                }
+                return sent;
             }
             Request::Apply { envelope } => {
                 let mut sent = Ok(());
@@ -191,20 +219,20 @@ impl Connection {
     }
 
     fn begin(&mut self, bytes: u64, sha256: &str) -> anyhow::Result<()> {
-        let gate = lock(&self.gate);
-        anyhow::ensure!(
-            !gate.is_restricted(),
-            "the package baseline is frozen while the machine is restricted"
-        );
         anyhow::ensure!(bytes <= policy::baseline::BYTES_MAX, "a baseline of {bytes} bytes is not possible");
-        let path = gate.state().baseline_incoming();
-        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        self.incoming = Some(Incoming {
-            file,
-            expected: sha256.parse()?,
-            bytes_left: bytes,
-            hasher: sha2::Sha256::new(),
-        });
+        let expected = sha256.parse()?;
+        // What this connection began before is given up.
+        self.incoming = None;
+        let gate = lock(&self.gate);
+        gate.baseline_may_change()?;
+        let is_other_receiving = self.is_receiving.swap(true, Ordering::AcqRel);
+        anyhow::ensure!(!is_other_receiving, "another connection is sending a baseline");
+        let mut transfer =
+            Transfer { is_receiving: Arc::clone(&self.is_receiving), path: PathBuf::default() };
+        let (path, file) = gate.state().baseline_incoming()?;
+        transfer.path = path;
+        self.incoming =
+            Some(Incoming { transfer, file, expected, bytes_left: bytes, hasher: sha2::Sha256::new() });
         Ok(())
     }
 
@@ -221,9 +249,11 @@ impl Connection {
     fn end(&mut self) -> anyhow::Result<()> {
         let incoming = self.incoming.take().ok_or_else(|| anyhow::anyhow!("no baseline was begun"))?;
         anyhow::ensure!(incoming.bytes_left == 0, "{} bytes are missing", incoming.bytes_left);
-        let digest = Sha256Digest(incoming.hasher.finalize().into());
-        anyhow::ensure!(digest == incoming.expected, "its SHA-256 is not the one that was announced");
-        lock(&self.gate).store_baseline(digest)
+        let Incoming { transfer, file, expected, hasher, .. } = incoming;
+        let digest = Sha256Digest(hasher.finalize().into());
+        anyhow::ensure!(digest == expected, "its SHA-256 is not the one that was announced");
+        let received = ReceivedBaseline::verify(&transfer.path, file, digest)?;
+        lock(&self.gate).store_baseline(received)
     }
 }
 
@@ -257,14 +287,26 @@ fn wire(denial: &enforcement::Denial) -> Denial {
 
 /// A path as text that no terminal and no log can be tricked with; cut to what is bearable.
 fn escaped(path: &[u8]) -> String {
-    let path = path.get(..PATH_BYTES_MAX.min(path.len())).unwrap_or_default();
     let mut text = String::new();
-    for chunk in path.utf8_chunks() {
+    let mut add = |piece: &str| {
+        let fits = text.len() + piece.len() <= PATH_BYTES_MAX;
+        if fits {
+            text.push_str(piece);
+        }
+        fits
+    };
+    'path: for chunk in path.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() || c == '\\' { text.extend(c.escape_default()) } else { text.push(c) }
+            let plain = !c.is_control() && c != '\\';
+            let piece = if plain { c.to_string() } else { c.escape_default().to_string() };
+            if !add(&piece) {
+                break 'path;
+            }
         }
         for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
+            if !add(&format!("\\x{byte:02x}")) {
+                break 'path;
+            }
         }
     }
     text
@@ -295,6 +337,8 @@ mod tests {
     fn hostile_names_become_plain_text() {
         assert_eq!(escaped(b"/tmp/a\nb\x1b[2J"), "/tmp/a\\nb\\u{1b}[2J");
         assert_eq!(escaped(b"/tmp/\xff\\"), "/tmp/\\xff\\\\");
-        assert!(escaped(&[b'a'; 100_000]).len() <= 4096);
+        for byte in [b'a', b'\n', b'\\', 0xff, 0xe2] {
+            assert!((4090..=4096).contains(&escaped(&[byte; 100_000]).len()));
+        }
     }
 }

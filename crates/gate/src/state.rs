@@ -1,6 +1,6 @@
 //! What the gate keeps on disk, so that damage is told from absence and a write is whole or not there.
 //!
-//! Every file is a line with the SHA-256 of what follows, then JSON. A file is written beside its place, synced,
+//! Every file but the baseline is a line with the SHA-256 of what follows, then JSON. A file is written beside its place, synced,
 //! renamed over it, and the folder is synced: what `save` reported is there after a crash.
 
 use std::fs;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use domain::digest::Sha256Digest;
 use domain::machine::MachineId;
 use domain::restriction::{Desired, Fence};
+use domain::time::Timestamp;
 use orders::{PublicKey, SigningKey, TrustedKeys};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,9 @@ use sha2::Digest as _;
 
 /// The longest file of ours but the baseline, in bytes: room for a policy.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// How many policies are kept; the ones that were stored longest ago go first.
-pub const POLICIES_MAX: usize = 16;
+/// How many policies are kept; the ones that were stored longest ago go first. More than a deployment has, so that none
+/// goes that an order on its way still names.
+pub const POLICIES_MAX: usize = 64;
 
 /// The gate's folder.
 #[derive(Debug, Clone)]
@@ -61,6 +63,9 @@ pub struct Accepted {
     pub order: String,
     /// The exact bytes of the policy that it names, so that a restart needs nothing else.
     pub policy: Option<String>,
+    /// Digests of the survival set as it was when the order was accepted, so that a program put in the agent's place
+    /// later does not count.
+    pub survival: Vec<String>,
     /// The signed receipt, once there is one.
     pub receipt: Option<String>,
 }
@@ -68,26 +73,20 @@ pub struct Accepted {
 impl Accepted {
     /// Nothing accepted yet in this incarnation.
     pub fn none(incarnation: u64) -> Self {
-        Self {
-            store_epoch: 0,
-            incarnation,
-            generation: 0,
-            restricted: false,
-            order: String::new(),
-            policy: None,
-            receipt: None,
-        }
+        let fence = Fence { store_epoch: 0, incarnation, generation: 0 };
+        Self::new(fence, Desired::Released, String::new())
     }
 
     /// An order that is about to be obeyed.
-    pub fn new(fence: Fence, desired: Desired, order: String, policy: Option<String>) -> Self {
+    pub fn new(fence: Fence, desired: Desired, order: String) -> Self {
         Self {
             store_epoch: fence.store_epoch,
             incarnation: fence.incarnation,
             generation: fence.generation,
             restricted: desired == Desired::Restricted,
             order,
-            policy,
+            policy: None,
+            survival: Vec::new(),
             receipt: None,
         }
     }
@@ -96,10 +95,26 @@ impl Accepted {
     pub fn fence(&self) -> Fence {
         Fence { store_epoch: self.store_epoch, incarnation: self.incarnation, generation: self.generation }
     }
+}
 
-    /// What the machine is to be.
-    pub fn desired(&self) -> Desired {
-        if self.restricted { Desired::Restricted } else { Desired::Released }
+/// The machine is restricted because the gate cannot tell what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailedClosed {
+    /// What is damaged or gone.
+    pub reason: String,
+    since: i64,
+}
+
+impl FailedClosed {
+    /// What is damaged or gone, and when that was found.
+    pub fn new(reason: String, since: Timestamp) -> Self {
+        Self { reason, since: since.ticks() }
+    }
+
+    /// Only an order signed later counts: what a lost fence would have refused is refused by its date.
+    pub fn since(&self) -> Timestamp {
+        Timestamp::from_ticks(self.since)
     }
 }
 
@@ -117,12 +132,11 @@ impl State {
     /// # Errors
     /// [`StateError::Io`].
     pub fn open(folder: &Path) -> Result<Self, StateError> {
-        for path in [folder.to_owned(), folder.join("policies"), folder.join("canaries")] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&path)
-                .map_err(|error| StateError::Io(path, error))?;
+        let create = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        create(folder).map_err(|error| StateError::Io(folder.to_owned(), error))?;
+        for name in ["policies", "canaries"] {
+            // On a full disk the gate still has to start. What needs the folder fails then, and says so.
+            drop(create(&folder.join(name)));
         }
         Ok(Self { folder: folder.to_owned() })
     }
@@ -137,36 +151,63 @@ impl State {
         self.folder.join("baseline")
     }
 
-    /// Where a baseline is gathered before it takes its place.
-    pub fn baseline_incoming(&self) -> PathBuf {
-        self.folder.join("baseline.incoming")
+    /// Makes an empty file in which a baseline is gathered before it takes its place. Whoever gathered one before holds
+    /// another file.
+    ///
+    /// # Errors
+    /// From the filesystem.
+    pub fn baseline_incoming(&self) -> io::Result<(PathBuf, fs::File)> {
+        let path = self.folder.join("baseline.incoming");
+        remove(&path)?;
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok((path, file))
     }
 
-    /// The gate's own key, made when there is none.
+    /// The gate's own key, made when there is none. A damaged one is put aside: see [`State::has_key`].
     ///
     /// # Errors
     /// [`StateError`].
     pub fn key(&self) -> Result<SigningKey, StateError> {
         let path = self.folder.join("key");
-        if let Some(seed) = self.load::<String>("key")? {
-            let mut bytes = [0; 32];
-            return match hex::decode_to_slice(&seed, &mut bytes) {
-                Ok(()) => Ok(SigningKey::from_seed(&bytes)),
-                Err(error) => Err(StateError::Damaged(path, error.to_string())),
-            };
+        match self.load::<String>("key") {
+            Ok(Some(seed)) => {
+                let mut bytes = [0; 32];
+                if hex::decode_to_slice(&seed, &mut bytes).is_ok() {
+                    return Ok(SigningKey::from_seed(&bytes));
+                }
+            }
+            Ok(None) | Err(StateError::Damaged(..)) => {}
+            Err(error) => return Err(error),
+        }
+        if path.exists() {
+            fs::rename(&path, self.folder.join("key.damaged"))
+                .map_err(|error| StateError::Io(path.clone(), error))?;
         }
         let key = SigningKey::generate().map_err(|error| StateError::Io(path, io::Error::other(error)))?;
         self.save("key", &hex::encode(key.to_seed()))?;
         Ok(key)
     }
 
-    /// Who this machine is; none before enrollment.
+    /// Whether there is a key that can be read.
+    pub fn has_key(&self) -> bool {
+        self.load::<String>("key").is_ok_and(|seed| seed.is_some())
+    }
+
+    /// Who this machine is; none before enrollment. There are two copies, because without it no order can be believed.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// [`StateError`] when both are damaged.
     pub fn enrollment(&self) -> Result<Option<Enrollment>, StateError> {
-        let Some(file) = self.load::<EnrollmentFile>("enrollment")? else { return Ok(None) };
-        let damaged = |message: String| StateError::Damaged(self.folder.join("enrollment"), message);
+        match (self.enrollment_in("enrollment"), self.enrollment_in("enrollment.copy")) {
+            (Ok(Some(enrollment)), _) | (_, Ok(Some(enrollment))) => Ok(Some(enrollment)),
+            (Ok(None), Ok(None)) => Ok(None),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        }
+    }
+
+    fn enrollment_in(&self, name: &str) -> Result<Option<Enrollment>, StateError> {
+        let Some(file) = self.load::<EnrollmentFile>(name)? else { return Ok(None) };
+        let damaged = |message: String| StateError::Damaged(self.folder.join(name), message);
         let keys: Result<Vec<PublicKey>, _> = file.order_keys.iter().map(|key| key.parse()).collect();
         Ok(Some(Enrollment {
             machine: file.machine.parse().map_err(|error| damaged(format!("{error}")))?,
@@ -175,18 +216,39 @@ impl State {
         }))
     }
 
-    /// Keeps an enrollment. Its fence starts anew, and is written first: an enrollment without a fence is damage.
+    /// Keeps an enrollment with its fence, which is written first: an enrollment without a fence is damage.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn save_enrollment(&self, enrollment: &Enrollment) -> Result<(), StateError> {
-        self.save_accepted(&Accepted::none(enrollment.incarnation))?;
+    pub fn save_enrollment(&self, enrollment: &Enrollment, fence: &Accepted) -> Result<(), StateError> {
+        self.save_accepted(fence)?;
         let file = EnrollmentFile {
             machine: enrollment.machine.to_string(),
             incarnation: enrollment.incarnation,
             order_keys: enrollment.keys.iter().map(ToString::to_string).collect(),
         };
+        self.save("enrollment.copy", &file)?;
         self.save("enrollment", &file)
+    }
+
+    /// Why the machine is restricted without an order, when it is.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn failed_closed(&self) -> Result<Option<FailedClosed>, StateError> {
+        self.load("failed-closed")
+    }
+
+    /// Keeps the reason, or forgets it.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn save_failed_closed(&self, failed: Option<&FailedClosed>) -> Result<(), StateError> {
+        let path = self.folder.join("failed-closed");
+        match failed {
+            Some(failed) => self.save("failed-closed", failed),
+            None => remove(&path).map_err(|error| StateError::Io(path, error)),
+        }
     }
 
     /// The last accepted order; none before enrollment.
@@ -219,28 +281,27 @@ impl State {
     /// [`StateError`].
     pub fn save_policy(&self, digest: Sha256Digest, bytes: &str) -> Result<(), StateError> {
         self.save(&format!("policies/{digest}"), bytes)?;
-        let all = self.policies();
-        for (old, _) in all.iter().take(all.len().saturating_sub(POLICIES_MAX)) {
+        for old in self.policies().iter().skip(POLICIES_MAX) {
             // What cannot be removed is tried again the next time.
             drop(fs::remove_file(self.folder.join(format!("policies/{old}"))));
         }
         Ok(())
     }
 
-    /// The digests of the kept policies with the time when each was stored, oldest first.
-    pub fn policies(&self) -> Vec<(Sha256Digest, std::time::SystemTime)> {
+    /// The digests of the kept policies, the one that was stored last first.
+    pub fn policies(&self) -> Vec<Sha256Digest> {
         let entries = fs::read_dir(self.folder.join("policies")).into_iter().flatten().flatten();
-        let mut found: Vec<_> = entries
+        let mut found: Vec<(_, Sha256Digest)> = entries
             .filter_map(|entry| {
                 let digest = entry.file_name().to_str()?.parse().ok()?;
-                Some((digest, entry.metadata().ok()?.modified().ok()?))
+                Some((entry.metadata().ok()?.modified().ok()?, digest))
             })
             .collect();
-        found.sort_by_key(|(digest, stored)| (*stored, *digest));
-        found
+        found.sort_by(|a, b| b.cmp(a));
+        found.into_iter().map(|(_, digest)| digest).collect()
     }
 
-    /// Reads a short text that only this gate wrote, such as the survival digests; none when it is not there.
+    /// Reads a file that only this gate writes; none when it is not there.
     ///
     /// # Errors
     /// [`StateError`].
@@ -271,9 +332,9 @@ impl State {
     /// [`StateError::Io`]; the file is then as it was.
     pub fn save<T: Serialize + ?Sized>(&self, name: &str, value: &T) -> Result<(), StateError> {
         let path = self.folder.join(name);
+        let beside = self.folder.join(format!("{name}.tmp"));
         let write = || -> io::Result<()> {
             let body = serde_json::to_vec(value)?;
-            let beside = path.with_extension("tmp");
             let mut file =
                 fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
             file.write_all(format!("{}\n", checksum_of(&body)).as_bytes())?;
@@ -281,7 +342,19 @@ impl State {
             file.sync_all()?;
             put_in_place(&beside, &path)
         };
-        write().map_err(|error| StateError::Io(path.clone(), error))
+        write().map_err(|error| {
+            // Half a file must not keep a full disk full.
+            drop(fs::remove_file(&beside));
+            StateError::Io(path.clone(), error)
+        })
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -312,7 +385,6 @@ mod tests {
             Fence { store_epoch: 1, incarnation: 2, generation: 3 },
             Desired::Restricted,
             "order".to_owned(),
-            None,
         );
         state.save_accepted(&accepted).unwrap();
         assert_eq!(state.accepted().unwrap(), Some(accepted));
@@ -334,17 +406,46 @@ mod tests {
     fn the_oldest_policies_go() {
         let folder = tempfile::tempdir().unwrap();
         let state = State::open(folder.path()).unwrap();
-        for i in 0..20 {
+        let last = Sha256Digest([POLICIES_MAX as u8 + 3; 32]);
+        for i in 0..=last.0[0] {
             state.save_policy(Sha256Digest([i; 32]), "policy").unwrap();
         }
         assert_eq!(state.policies().len(), POLICIES_MAX);
-        assert!(state.policy(Sha256Digest([19; 32])).unwrap().is_some());
+        assert_eq!(state.policies()[0], last);
+        assert!(state.policy(last).unwrap().is_some());
     }
 
     #[test]
     fn the_key_is_made_once() {
         let folder = tempfile::tempdir().unwrap();
         let state = State::open(folder.path()).unwrap();
-        assert_eq!(state.key().unwrap().public_key(), state.key().unwrap().public_key());
+        assert!(!state.has_key());
+        let key = state.key().unwrap().public_key();
+        assert_eq!(state.key().unwrap().public_key(), key);
+        fs::write(folder.path().join("key"), "rubbish").unwrap();
+        assert!(!state.has_key());
+        assert_ne!(state.key().unwrap().public_key(), key);
+        assert_eq!(fs::read(folder.path().join("key.damaged")).unwrap(), b"rubbish");
+    }
+
+    #[test]
+    fn one_copy_of_the_enrollment_is_enough() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        let keys = TrustedKeys::new([SigningKey::from_seed(&[1; 32]).public_key()]);
+        let enrollment = Enrollment { machine: MachineId([7; 20]), incarnation: 3, keys };
+        state.save_enrollment(&enrollment, &Accepted::none(3)).unwrap();
+        for name in ["enrollment", "enrollment.copy"] {
+            let good = fs::read(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name), "rubbish").unwrap();
+            assert_eq!(state.enrollment().unwrap(), Some(enrollment.clone()));
+            fs::remove_file(folder.path().join(name)).unwrap();
+            assert_eq!(state.enrollment().unwrap(), Some(enrollment.clone()));
+            fs::write(folder.path().join(name), good).unwrap();
+        }
+        for name in ["enrollment", "enrollment.copy"] {
+            fs::write(folder.path().join(name), "rubbish").unwrap();
+        }
+        assert!(state.enrollment().is_err());
     }
 }

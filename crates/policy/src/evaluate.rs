@@ -1,7 +1,7 @@
 //! From a policy and facts to a decision.
 
 use domain::allow_policy::{AllowPolicy, Effect, Matcher, PolicyError, Profile, Rule};
-use domain::decision::{Decision, DecisionCause, ExecutionFacts, Verdict};
+use domain::decision::{Decision, DecisionCause, ExecutionFacts, Reuse, Verdict};
 use domain::digest::Sha256Digest;
 
 /// A policy in the form that answers quickly.
@@ -52,28 +52,43 @@ impl CompiledPolicy {
     /// Decides about one execution. The first of these that matches wins: survival set, deny rule, allow rule,
     /// package database, nothing.
     pub fn evaluate(&self, facts: &ExecutionFacts<'_>) -> Decision {
+        let (verdict, cause) = self.verdict(facts);
+        // Under another name the same file may be refused, or need not be: such a verdict is not to be repeated. What
+        // one place allows is repeated, because the file stays the one that was allowed there.
+        let hangs_on_name = self
+            .about(&facts.digest)
+            .any(|rule| rule.place.is_some() && (verdict == Verdict::Deny || rule.effect == Effect::Deny));
+        let reuse = if hangs_on_name { Reuse::Never } else { Reuse::SameInodeVersion };
+        Decision { verdict, cause, reuse }
+    }
+
+    fn verdict(&self, facts: &ExecutionFacts<'_>) -> (Verdict, DecisionCause) {
         if facts.in_survival_set {
-            return Decision::settled(Verdict::Allow, DecisionCause::SurvivalSet);
+            return (Verdict::Allow, DecisionCause::SurvivalSet);
         }
         if let Some(rule) = self.matching(facts, Effect::Deny) {
-            return Decision::settled(Verdict::Deny, DecisionCause::Rule(rule.id.to_string()));
+            return (Verdict::Deny, DecisionCause::Rule(rule.id.to_string()));
         }
         if self.profile == Profile::OsAndApproved
             && let Some(rule) = self.matching(facts, Effect::Allow)
         {
-            return Decision::settled(Verdict::Allow, DecisionCause::Rule(rule.id.to_string()));
+            return (Verdict::Allow, DecisionCause::Rule(rule.id.to_string()));
         }
         if self.profile != Profile::SurvivalOnly && facts.in_package_database {
-            return Decision::settled(Verdict::Allow, DecisionCause::PackageDatabase);
+            return (Verdict::Allow, DecisionCause::PackageDatabase);
         }
-        Decision::settled(Verdict::Deny, DecisionCause::Unlisted)
+        (Verdict::Deny, DecisionCause::Unlisted)
     }
 
     fn matching(&self, facts: &ExecutionFacts<'_>, effect: Effect) -> Option<&CompiledRule> {
-        let start = self.rules.partition_point(|rule| rule.digest < facts.digest);
-        self.rules.iter().skip(start).take_while(|rule| rule.digest == facts.digest).find(|rule| {
+        self.about(&facts.digest).find(|rule| {
             rule.effect == effect && rule.place.as_deref().is_none_or(|place| place == facts.path)
         })
+    }
+
+    fn about(&self, digest: &Sha256Digest) -> impl Iterator<Item = &CompiledRule> {
+        let start = self.rules.partition_point(|rule| rule.digest < *digest);
+        self.rules.iter().skip(start).take_while(move |rule| rule.digest == *digest)
     }
 }
 
@@ -164,6 +179,23 @@ mod tests {
     }
 
     proptest! {
+        /// What a cache may repeat for one name must hold for every name, but an allowed file stays allowed.
+        #[test]
+        fn what_is_repeated_holds_under_any_name(
+            profile in any_profile(), rules in any_rules(), content in 0..4_u8, packaged: bool
+        ) {
+            let compiled = policy(profile, rules);
+            let [here, there] = [&b"/p0"[..], b"/p1"].map(|path| {
+                compiled.evaluate(&ExecutionFacts { path, ..facts(content, packaged, false) })
+            });
+            if here.reuse == Reuse::SameInodeVersion && here.verdict == Verdict::Deny {
+                prop_assert_eq!(&here, &there);
+            }
+            if there.verdict == Verdict::Deny && there.cause != DecisionCause::Unlisted {
+                prop_assert!(here.verdict == Verdict::Deny || here.reuse == Reuse::Never);
+            }
+        }
+
         #[test]
         fn adding_a_deny_never_allows_more(
             profile in any_profile(), rules in any_rules(), content in 0..4_u8,
@@ -191,7 +223,7 @@ mod tests {
         #[test]
         fn the_survival_set_always_runs(profile in any_profile(), rules in any_rules(), content in 0..4_u8) {
             let decision = policy(profile, rules).evaluate(&facts(content, false, true));
-            prop_assert_eq!(decision, Decision::settled(Verdict::Allow, DecisionCause::SurvivalSet));
+            prop_assert_eq!((decision.verdict, decision.cause), (Verdict::Allow, DecisionCause::SurvivalSet));
         }
 
         /// Contents 0 to 3 have rules; content 9 never has one.
@@ -222,10 +254,8 @@ mod tests {
                 }
                 (None, _) => (Verdict::Deny, DecisionCause::Unlisted),
             };
-            prop_assert_eq!(
-                policy(profile, rules.clone()).evaluate(&facts),
-                Decision::settled(expected.0, expected.1)
-            );
+            let decision = policy(profile, rules.clone()).evaluate(&facts);
+            prop_assert_eq!((decision.verdict, decision.cause), expected);
         }
     }
 

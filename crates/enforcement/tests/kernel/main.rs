@@ -1,0 +1,12 @@
+//! The fanotify backend against the real kernel.
+//!
+//! Each test runs in a process and a private mount namespace of its own and marks only the mounts of that namespace, so
+//! nothing outside of it is ever restricted. Needs root and a C compiler; what cannot run fails.
+
+mod cache;
+mod foreign;
+mod gaps;
+mod limits;
+mod rows;
+mod support;
+mod switch;

@@ -1,0 +1,11 @@
+//! The real gate, a process of its own, asked over its socket with really signed orders.
+//!
+//! Each test runs in a process and a private mount namespace of its own, and so does its gate, which marks only the
+//! mounts of that namespace: nothing outside of it is ever restricted. Needs root; what cannot run fails.
+
+mod crashes;
+mod orders;
+mod peers;
+mod state;
+mod support;
+mod survival;

@@ -26,7 +26,11 @@ pub(crate) fn read(input: &mut &str) -> Result<i64, EmptyError> {
     let utc = (days * SECONDS_PER_DAY - offset_minutes * 60) * TICKS_PER_SECOND + time.unwrap_or(0);
     // The offset must not lead out of the years that can be written.
     let years = year_start(0)..year_start(10_000);
-    if years.contains(&utc.div_euclid(SECONDS_PER_DAY * TICKS_PER_SECOND)) { Ok(utc) } else { Err(EmptyError) }
+    if years.contains(&utc.div_euclid(SECONDS_PER_DAY * TICKS_PER_SECOND)) {
+        Ok(utc)
+    } else {
+        Err(EmptyError)
+    }
 }
 
 fn time_of_day(input: &mut &str) -> Result<i64, EmptyError> {
@@ -140,7 +144,11 @@ mod tests {
             ("0000-01-01Z", "0000-01-01Z"),
             ("9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59.9999999Z"),
         ] {
-            assert_eq!(read.parse(text).map(|ticks| Print(ticks).to_string()).as_deref(), Ok(printed), "{text}");
+            assert_eq!(
+                read.parse(text).map(|ticks| Print(ticks).to_string()).as_deref(),
+                Ok(printed),
+                "{text}"
+            );
         }
         assert_eq!(read.parse("1970-01-02T00:00:00.0000001Z"), Ok(SECONDS_PER_DAY * TICKS_PER_SECOND + 1));
     }

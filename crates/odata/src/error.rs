@@ -24,7 +24,12 @@ impl Error {
     pub(crate) fn at(option: &str, value: &str, at: usize, expected: impl Into<String>) -> Self {
         let (before, rest) = value.split_at_checked(at).unwrap_or((value, ""));
         let found = if rest.is_empty() { "the end".to_owned() } else { excerpt(rest) };
-        Self { option: option.to_owned(), position: before.chars().count() + 1, expected: expected.into(), found }
+        Self {
+            option: option.to_owned(),
+            position: before.chars().count() + 1,
+            expected: expected.into(),
+            found,
+        }
     }
 }
 

@@ -188,7 +188,9 @@ fn any_test<'a>(input: &mut Input<'a>, start: &Checkpoint<'a>, name: &str) -> Re
 fn subject<'a>(input: &mut Input<'a>, start: &Checkpoint<'a>, name: &str) -> Read<(Subject, Type)> {
     let found = match input.state.variable {
         Some(variable) => (variable == name).then_some((Subject::Element, Type::String)),
-        None => input.state.schema.property(name).map(|property| (Subject::Property(property), property.kind)),
+        None => {
+            input.state.schema.property(name).map(|property| (Subject::Property(property), property.kind))
+        }
     };
     match found {
         Some((Subject::Property(Property { name, kind: Type::Strings }), _)) => {
@@ -236,10 +238,12 @@ fn literal(input: &mut Input<'_>, kind: Type, may_be_null: bool) -> Read<Value> 
         Type::String | Type::Strings => return quoted(input).map(Value::String),
         Type::Enum(names) => {
             let text = quoted(input).ok();
-            text.and_then(|text| names.iter().copied().find(|name| name.eq_ignore_ascii_case(&text))).map(Value::Enum)
+            text.and_then(|text| names.iter().copied().find(|name| name.eq_ignore_ascii_case(&text)))
+                .map(Value::Enum)
         }
         Type::Guid => {
-            let text = if peek(input) == Some('\'') { quoted(input).ok() } else { Some(bare(input).to_owned()) };
+            let text =
+                if peek(input) == Some('\'') { quoted(input).ok() } else { Some(bare(input).to_owned()) };
             text.as_deref().and_then(guid).map(Value::Guid)
         }
         Type::Integer => bare(input).parse().ok().map(Value::Integer),
@@ -403,7 +407,10 @@ mod tests {
             ("lastSeen le 2026-01-31T01:00:00.5+01:00", "lastSeen le 2026-01-31T00:00:00.5Z"),
             ("lastSeen le 2026-01-31T01:00 01:00 and size lt 3", "lastSeen le 2026-01-31Z and size lt 3"),
             ("id eq 00112233-4455-6677-8899-aAbBcCdDeEfF", "id eq 00112233-4455-6677-8899-aabbccddeeff"),
-            ("id in ('00112233-4455-6677-8899-aabbccddeeff')", "id in (00112233-4455-6677-8899-aabbccddeeff)"),
+            (
+                "id in ('00112233-4455-6677-8899-aabbccddeeff')",
+                "id in (00112233-4455-6677-8899-aabbccddeeff)",
+            ),
             ("status eq 'pending'", "status eq 'Pending'"),
             ("status in ('Pending', 'InProgress')", "status in ('Pending','InProgress')"),
             ("Restriction/Drift eq TRUE", "restriction/drift eq true"),
@@ -411,7 +418,10 @@ mod tests {
             ("contains(name,'%_')", "contains(name,'%_')"),
             ("tags/any()", "tags/any()"),
             ("tags/any(t: t eq 'x')", "tags/any(t: t eq 'x')"),
-            ("tags/Any(tag:startswith(tag,'x') and not (tag in ('y')))", "tags/any(t: startswith(t,'x') and not t in ('y'))"),
+            (
+                "tags/Any(tag:startswith(tag,'x') and not (tag in ('y')))",
+                "tags/any(t: startswith(t,'x') and not t in ('y'))",
+            ),
             ("not tags/any(t:t eq 'x') and size eq 1", "not tags/any(t: t eq 'x') and size eq 1"),
             ("size eq 1 or size eq 2 and size eq 3", "size eq 1 or size eq 2 and size eq 3"),
             ("(size eq 1 or size eq 2) and size eq 3", "(size eq 1 or size eq 2) and size eq 3"),
@@ -453,7 +463,12 @@ mod tests {
             ("lastSeen gt 2026-01-31Zulu", 13, "a date-time without quotes", r#""2026-01-31Zulu""#),
             ("id eq 0011", 7, "a GUID", r#""0011""#),
             ("id eq '00112233-4455-6677-8899-aabbccddeef+'", 7, "a GUID", r#""'00112233-4455-6677-8899"..."#),
-            ("id gt 00112233-4455-6677-8899-aabbccddeeff", 4, "eq, ne or in", r#""gt 00112233-4455-6677-88"..."#),
+            (
+                "id gt 00112233-4455-6677-8899-aabbccddeeff",
+                4,
+                "eq, ne or in",
+                r#""gt 00112233-4455-6677-88"..."#,
+            ),
             ("status eq 'Done'", 11, "one of 'Pending', 'InProgress'", r#""'Done'""#),
             ("status eq Pending", 11, "one of 'Pending', 'InProgress'", r#""Pending""#),
             ("status gt 'Pending'", 8, "eq, ne or in", r#""gt 'Pending'""#),

@@ -50,8 +50,12 @@ impl Schema {
 
     /// The names of the properties that pass, for saying what was expected.
     pub(crate) fn names(&self, passes: impl Fn(Type) -> bool) -> String {
-        let names: Vec<_> =
-            self.properties.iter().filter(|property| passes(property.kind)).map(|property| property.name).collect();
+        let names: Vec<_> = self
+            .properties
+            .iter()
+            .filter(|property| passes(property.kind))
+            .map(|property| property.name)
+            .collect();
         names.join(", ")
     }
 }

@@ -105,16 +105,15 @@ mod tests {
 
     #[test]
     fn only_one_bearer_token_counts() {
-        let table: [(&[&str], Result<Option<&str>, ()>); 7] = [
-            (&[], Ok(None)),
+        for (values, token) in [
+            (&[][..], Ok(None)),
             (&["Bearer abc"], Ok(Some("abc"))),
             (&["bEARER  abc "], Ok(Some("abc"))),
             (&["Basic abc"], Ok(None)),
             (&["Bearer"], Ok(Some(""))),
             (&["Bearer a", "Bearer b"], Err(())),
             (&["Bearer \u{e9}"], Err(())),
-        ];
-        for (values, token) in table {
+        ] {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append(header::AUTHORIZATION, HeaderValue::from_bytes(value.as_bytes()).unwrap());

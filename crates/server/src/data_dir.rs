@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use orders::SigningKey;
 use uuid::Uuid;
@@ -18,6 +19,8 @@ const ORDER_KEY: &str = "order.key";
 const TENANT: &str = "tenant";
 /// The longest file that is read from the folder, in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// How long a lock may be held by a predecessor that ends, or by a child process on its way from fork to exec.
+const LOCK_TIME_MAX: Duration = Duration::from_secs(1);
 /// Bits of a mode that let others than the owner in.
 const OTHERS: u32 = 0o077;
 
@@ -98,7 +101,7 @@ impl DataDir {
         }
         let lock_path = path.join(LOCK);
         let lock = owners_file().open(&lock_path).map_err(io_error("open", &lock_path))?;
-        match lock.try_lock() {
+        match lock_patiently(&lock) {
             Ok(()) => Ok(Self { path: path.to_owned(), in_use, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::Locked(path.to_owned())),
             Err(TryLockError::Error(source)) => Err(io_error("lock", &lock_path)(source)),
@@ -215,6 +218,18 @@ fn owners_file() -> OpenOptions {
 pub(crate) fn io_error(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
     let path = path.to_owned();
     move |source| DataDirError::Io { verb, path, source }
+}
+
+fn lock_patiently(lock: &File) -> Result<(), TryLockError> {
+    let start = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_TIME_MAX => {
+                std::thread::sleep(LOCK_TIME_MAX / 100);
+            }
+            other => return other,
+        }
+    }
 }
 
 #[cfg(test)]

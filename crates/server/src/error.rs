@@ -24,7 +24,8 @@ pub(crate) struct ApiError {
     code: &'static str,
     /// For the caller.
     message: String,
-    header: Option<(HeaderName, HeaderValue)>,
+    /// Boxed: results with this error stay small.
+    header: Option<Box<(HeaderName, HeaderValue)>>,
     /// The chain of causes, for the log only.
     internal: Option<String>,
 }
@@ -35,7 +36,7 @@ impl ApiError {
     }
 
     fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self { header: Some((name, value)), ..self }
+        Self { header: Some(Box::new((name, value))), ..self }
     }
 
     /// The body is not what it should be.
@@ -142,7 +143,7 @@ impl ApiError {
     pub(crate) fn envelope(&self, target: Uuid) -> Response {
         let error = ErrorBody { code: self.code.to_owned(), message: self.message.clone(), target };
         let mut response = (self.status, Json(ErrorEnvelope { error })).into_response();
-        if let Some((name, value)) = &self.header {
+        if let Some((name, value)) = self.header.as_deref() {
             response.headers_mut().insert(name, value.clone());
         }
         response

@@ -5,6 +5,7 @@
 
 pub(crate) mod answer;
 mod spelling;
+mod unread;
 
 use axum::Router;
 use axum::http::Method;

@@ -17,14 +17,16 @@ const COLUMNS: &str = "id, name, permissions, created_at, revoked_at";
 /// [`StoreError::Duplicate`] when the name is taken.
 pub fn app_create(tx: &Tx<'_>, app: &App, secret_digest: &str) -> Result<(), StoreError> {
     let permissions: Vec<&str> = app.permissions.iter().map(|permission| permission.name()).collect();
-    tx.0.prepare_cached("INSERT INTO app (id, name, secret_digest, permissions, created_at) VALUES ($1, $2, $3, $4, $5)")?
-        .execute(params![
-            app.id.to_string(),
-            app.name,
-            secret_digest,
-            permissions.join(" "),
-            app.created_at.ticks()
-        ])?;
+    tx.0.prepare_cached(
+        "INSERT INTO app (id, name, secret_digest, permissions, created_at) VALUES ($1, $2, $3, $4, $5)",
+    )?
+    .execute(params![
+        app.id.to_string(),
+        app.name,
+        secret_digest,
+        permissions.join(" "),
+        app.created_at.ticks()
+    ])?;
     Ok(())
 }
 
@@ -33,7 +35,8 @@ pub fn app_create(tx: &Tx<'_>, app: &App, secret_digest: &str) -> Result<(), Sto
 /// # Errors
 /// [`StoreError`].
 pub fn app_fetch(tx: &Tx<'_>, id: Uuid) -> Result<Option<(App, String)>, StoreError> {
-    let mut statement = tx.0.prepare_cached(&format!("SELECT {COLUMNS}, secret_digest FROM app WHERE id = $1"))?;
+    let mut statement =
+        tx.0.prepare_cached(&format!("SELECT {COLUMNS}, secret_digest FROM app WHERE id = $1"))?;
     let mut rows = statement.query([id.to_string()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     Ok(Some((read(row)?, row.get("secret_digest")?)))
@@ -58,10 +61,9 @@ pub fn app_list(tx: &Tx<'_>) -> Result<Vec<App>, StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub fn app_revoke(tx: &Tx<'_>, id: Uuid, now: Timestamp) -> Result<bool, StoreError> {
-    let changed = tx
-        .0
-        .prepare_cached("UPDATE app SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL")?
-        .execute(params![id.to_string(), now.ticks()])?;
+    let changed =
+        tx.0.prepare_cached("UPDATE app SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL")?
+            .execute(params![id.to_string(), now.ticks()])?;
     Ok(changed == 1)
 }
 

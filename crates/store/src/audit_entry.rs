@@ -11,8 +11,10 @@ use crate::{StoreError, Tx};
 /// # Errors
 /// [`StoreError`].
 pub fn audit_entry_create(tx: &Tx<'_>, entry: &AuditEntry) -> Result<(), StoreError> {
-    tx.0.prepare_cached("INSERT INTO audit_entry (at, actor, operation, subject, detail) VALUES ($1, $2, $3, $4, $5)")?
-        .execute(params![entry.at.ticks(), entry.actor, entry.operation, entry.subject, entry.detail])?;
+    tx.0.prepare_cached(
+        "INSERT INTO audit_entry (at, actor, operation, subject, detail) VALUES ($1, $2, $3, $4, $5)",
+    )?
+    .execute(params![entry.at.ticks(), entry.actor, entry.operation, entry.subject, entry.detail])?;
     Ok(())
 }
 

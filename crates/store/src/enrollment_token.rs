@@ -14,7 +14,11 @@ const COLUMNS: &str = "id, comment, uses_max, uses, created_at, expires_at, revo
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn enrollment_token_create(tx: &Tx<'_>, token: &EnrollmentToken, secret_digest: &str) -> Result<(), StoreError> {
+pub fn enrollment_token_create(
+    tx: &Tx<'_>,
+    token: &EnrollmentToken,
+    secret_digest: &str,
+) -> Result<(), StoreError> {
     tx.0.prepare_cached(
         "INSERT INTO enrollment_token (id, secret_digest, comment, uses_max, uses, created_at, expires_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -35,7 +39,10 @@ pub fn enrollment_token_create(tx: &Tx<'_>, token: &EnrollmentToken, secret_dige
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn enrollment_token_fetch(tx: &Tx<'_>, secret_digest: &str) -> Result<Option<EnrollmentToken>, StoreError> {
+pub fn enrollment_token_fetch(
+    tx: &Tx<'_>,
+    secret_digest: &str,
+) -> Result<Option<EnrollmentToken>, StoreError> {
     let mut statement =
         tx.0.prepare_cached(&format!("SELECT {COLUMNS} FROM enrollment_token WHERE secret_digest = $1"))?;
     let mut rows = statement.query([secret_digest])?;
@@ -62,10 +69,9 @@ pub fn enrollment_token_list(tx: &Tx<'_>) -> Result<Vec<EnrollmentToken>, StoreE
 /// # Errors
 /// [`StoreError`].
 pub fn enrollment_token_spend(tx: &Tx<'_>, id: Uuid) -> Result<bool, StoreError> {
-    let changed = tx
-        .0
-        .prepare_cached("UPDATE enrollment_token SET uses = uses + 1 WHERE id = $1 AND uses < uses_max")?
-        .execute([id.to_string()])?;
+    let changed =
+        tx.0.prepare_cached("UPDATE enrollment_token SET uses = uses + 1 WHERE id = $1 AND uses < uses_max")?
+            .execute([id.to_string()])?;
     Ok(changed == 1)
 }
 

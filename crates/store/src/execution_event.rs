@@ -27,7 +27,11 @@ pub struct StoredExecutionEvent {
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn execution_event_create(tx: &Tx<'_>, machine: MachineId, events: &[ExecutionEvent]) -> Result<(), StoreError> {
+pub fn execution_event_create(
+    tx: &Tx<'_>,
+    machine: MachineId,
+    events: &[ExecutionEvent],
+) -> Result<(), StoreError> {
     let machine = machine.to_string();
     let mut insert = tx.0.prepare_cached(
         "INSERT INTO execution_event (machine, at, path, sha256, cause, rule, pid, ppid, uid, parent_program, count) \

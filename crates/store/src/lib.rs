@@ -7,18 +7,18 @@
 //! on the disk (`synchronous=FULL`).
 #![forbid(unsafe_code)]
 
+pub mod list;
 pub mod machine;
 pub mod machine_action;
-pub mod list;
 
 pub mod app;
-pub mod enrollment_token;
-pub mod policy;
-pub mod execution_event;
 pub mod audit_entry;
-pub mod rate_limit;
+pub mod enrollment_token;
 mod error;
+pub mod execution_event;
 mod migrations;
+pub mod policy;
+pub mod rate_limit;
 mod reader;
 mod row;
 mod sql;
@@ -71,7 +71,10 @@ impl Store {
     ///
     /// # Errors
     /// The job's own; [`StoreError::Unavailable`] when the commit fails, and then nothing was changed.
-    pub async fn write<T, E>(&self, job: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    pub async fn write<T, E>(
+        &self,
+        job: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
@@ -121,8 +124,9 @@ fn configure(connection: &rusqlite::Connection) -> Result<(), StoreError> {
 /// [`StoreError`].
 pub fn store_epoch_fetch(tx: &Tx<'_>) -> Result<u64, StoreError> {
     let text: String =
-        tx.0.prepare_cached("SELECT value FROM setting WHERE name = 'store_epoch'")?.query_row([], |row| row.get(0))?;
-    text.parse().map_err(|_| StoreError::Damaged(format!("store_epoch is {text:?}")))
+        tx.0.prepare_cached("SELECT value FROM setting WHERE name = 'store_epoch'")?
+            .query_row([], |row| row.get(0))?;
+    text.parse().map_err(|_unreadable| StoreError::Damaged(format!("store_epoch is {text:?}")))
 }
 
 #[cfg(test)]

@@ -291,7 +291,8 @@ fn select<T>(entity: &Entity<T>, query: &Query, inactive_since: Timestamp) -> Re
     let behind = order.behind(query.skip_token.as_deref(), &mut builder)?;
     // One row more than a page says whether there is another.
     let limit = builder.bind(i64::from(query.top.unwrap_or(TOP_MAX + 1)));
-    let offset = builder.bind(if query.skip_token.is_some() { 0 } else { i64::from(query.skip.unwrap_or(0)) });
+    let offset =
+        builder.bind(if query.skip_token.is_some() { 0 } else { i64::from(query.skip.unwrap_or(0)) });
     let Entity { table, select, .. } = entity;
     let sql = format!(
         "SELECT {select}, {} FROM {table} WHERE {condition} AND {behind} ORDER BY {} LIMIT {limit} OFFSET {offset}",
@@ -333,8 +334,10 @@ mod tests {
     fn plan<T>(connection: &Connection, entity: &Entity<T>, schema: &'static Schema, query: &str) -> String {
         let query = odata::parse(query, schema).unwrap();
         let Select { sql, values, .. } = select(entity, &query, Timestamp::default()).unwrap();
-        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {}", sql.replace('$', "?"))).unwrap();
-        let steps = statement.query_map(params_from_iter(values), |row| row.get::<_, String>("detail")).unwrap();
+        let mut statement =
+            connection.prepare(&format!("EXPLAIN QUERY PLAN {}", sql.replace('$', "?"))).unwrap();
+        let steps =
+            statement.query_map(params_from_iter(values), |row| row.get::<_, String>("detail")).unwrap();
         steps.map(Result::unwrap).collect::<Vec<_>>().join("; ")
     }
 
@@ -356,12 +359,24 @@ mod tests {
             ("$orderby=computerDnsName desc", "SCAN machine USING INDEX machine_name;", false),
             ("$orderby=lastSeen", "SCAN machine USING INDEX machine_last_seen;", false),
             ("$filter=id eq 'a'", "SEARCH machine USING INDEX sqlite_autoindex_machine_1 (id=?)", false),
-            ("$filter=computerDnsName eq 'a'", "SEARCH machine USING INDEX machine_name (computer_dns_name=?)", false),
+            (
+                "$filter=computerDnsName eq 'a'",
+                "SEARCH machine USING INDEX machine_name (computer_dns_name=?)",
+                false,
+            ),
             // Few rows, sorted after they were found.
             ("$filter=startswith(computerDnsName,'a')", "SEARCH machine USING INDEX machine_name (", true),
-            ("$filter=lastIpAddress eq 'a'", "SEARCH machine USING INDEX machine_last_ip (last_ip_address=?)", false),
-            ("$filter=machineTags/any(t: t eq 'a')", "SEARCH machine USING INDEX sqlite_autoindex_machine_1 (id=?); \
-              LIST SUBQUERY 2; SEARCH machine_tag USING COVERING INDEX machine_tag_tag (tag=?)", false),
+            (
+                "$filter=lastIpAddress eq 'a'",
+                "SEARCH machine USING INDEX machine_last_ip (last_ip_address=?)",
+                false,
+            ),
+            (
+                "$filter=machineTags/any(t: t eq 'a')",
+                "SEARCH machine USING INDEX sqlite_autoindex_machine_1 (id=?); \
+              LIST SUBQUERY 2; SEARCH machine_tag USING COVERING INDEX machine_tag_tag (tag=?)",
+                false,
+            ),
             ("$filter=version eq 'a'", by_id, false),
             ("$filter=osPlatform eq 'a'", by_id, false),
             ("$filter=lastSeen gt 2026-01-31Z", by_id, false),
@@ -382,16 +397,36 @@ mod tests {
         for (query, way, sorts) in [
             ("", newest_first, false),
             ("$orderby=creationDateTimeUtc", newest_first, false),
-            ("$orderby=lastUpdateDateTimeUtc desc", "SCAN machine_action USING INDEX machine_action_updated", false),
+            (
+                "$orderby=lastUpdateDateTimeUtc desc",
+                "SCAN machine_action USING INDEX machine_action_updated",
+                false,
+            ),
             (
                 "$filter=id eq 00112233-4455-6677-8899-aabbccddeeff",
                 "SEARCH machine_action USING INDEX sqlite_autoindex_machine_action_1 (id=?)",
                 false,
             ),
-            ("$filter=status eq 'Pending'", "SEARCH machine_action USING INDEX machine_action_status (<expr>=?)", false),
-            ("$filter=machineId eq 'a'", "SEARCH machine_action USING INDEX machine_action_machine (machine=?)", false),
-            ("$filter=requestor eq 'a'", "SEARCH machine_action USING INDEX machine_action_requestor (requestor=?)", false),
-            ("$filter=externalId eq 'a'", "SEARCH machine_action USING INDEX machine_action_external (external_id=?)", false),
+            (
+                "$filter=status eq 'Pending'",
+                "SEARCH machine_action USING INDEX machine_action_status (<expr>=?)",
+                false,
+            ),
+            (
+                "$filter=machineId eq 'a'",
+                "SEARCH machine_action USING INDEX machine_action_machine (machine=?)",
+                false,
+            ),
+            (
+                "$filter=requestor eq 'a'",
+                "SEARCH machine_action USING INDEX machine_action_requestor (requestor=?)",
+                false,
+            ),
+            (
+                "$filter=externalId eq 'a'",
+                "SEARCH machine_action USING INDEX machine_action_external (external_id=?)",
+                false,
+            ),
             (
                 "$filter=creationDateTimeUtc gt 2026-01-31Z",
                 "SEARCH machine_action USING INDEX machine_action_created (created_at>?)",
@@ -412,13 +447,21 @@ mod tests {
         for (query, way) in [
             ("", "SEARCH machine USING INDEX sqlite_autoindex_machine_1 (id>?)"),
             ("$orderby=lastSeen desc", "SEARCH machine USING INDEX machine_last_seen (last_seen<?)"),
-            ("$filter=computerDnsName eq 'n'", "SEARCH machine USING INDEX machine_name (computer_dns_name=? AND id>?)"),
+            (
+                "$filter=computerDnsName eq 'n'",
+                "SEARCH machine USING INDEX machine_name (computer_dns_name=? AND id>?)",
+            ),
         ] {
             let parsed = odata::parse(query, &MACHINES).unwrap();
             let Select { sql, values, order } = select(&MACHINE, &parsed, Timestamp::default()).unwrap();
             let mut statement = connection.prepare(&sql.replace('$', "?")).unwrap();
-            let token = statement.query_one(params_from_iter(values), |row| Ok(order.token(row).unwrap())).unwrap();
-            let next = if query.is_empty() { format!("$skiptoken={token}") } else { format!("{query}&$skiptoken={token}") };
+            let token =
+                statement.query_one(params_from_iter(values), |row| Ok(order.token(row).unwrap())).unwrap();
+            let next = if query.is_empty() {
+                format!("$skiptoken={token}")
+            } else {
+                format!("{query}&$skiptoken={token}")
+            };
             check_plan(&plan(&connection, &MACHINE, &MACHINES, &next), &next, way, false);
         }
     }
@@ -433,7 +476,13 @@ mod tests {
             let position: u32 = connection.query_one(&format!("SELECT {sql}"), [], |row| row.get(0)).unwrap();
             assert_eq!(names(STATUS)[position as usize], phase.status().name());
         }
-        assert_eq!(names(KIND)[usize::try_from(kind_number(Kind::Restrict)).unwrap()], "RestrictCodeExecution");
-        assert_eq!(names(KIND)[usize::try_from(kind_number(Kind::Unrestrict)).unwrap()], "UnrestrictCodeExecution");
+        assert_eq!(
+            names(KIND)[usize::try_from(kind_number(Kind::Restrict)).unwrap()],
+            "RestrictCodeExecution"
+        );
+        assert_eq!(
+            names(KIND)[usize::try_from(kind_number(Kind::Unrestrict)).unwrap()],
+            "UnrestrictCodeExecution"
+        );
     }
 }

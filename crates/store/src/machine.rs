@@ -142,7 +142,8 @@ pub fn machine_reported(
 /// # Errors
 /// [`StoreError`].
 pub fn machines_seen(tx: &Tx<'_>, seen: &[(MachineId, Timestamp)]) -> Result<(), StoreError> {
-    let mut statement = tx.0.prepare_cached("UPDATE machine SET last_seen = $2 WHERE id = $1 AND last_seen < $2")?;
+    let mut statement =
+        tx.0.prepare_cached("UPDATE machine SET last_seen = $2 WHERE id = $1 AND last_seen < $2")?;
     for (id, at) in seen {
         statement.execute(params![id.to_string(), at.ticks()])?;
     }
@@ -210,13 +211,21 @@ pub(crate) fn read(row: &Row<'_>) -> Result<Machine, StoreError> {
             agent_version: row.get("agent_version")?,
             ip_addresses: addresses.lines().filter_map(address_of).collect(),
         },
-        capabilities: if connected { Some(Capabilities { tier, missing: row.get("tier_missing")? }) } else { None },
+        capabilities: if connected {
+            Some(Capabilities { tier, missing: row.get("tier_missing")? })
+        } else {
+            None
+        },
         tags,
         first_seen: time(row, "first_seen")?,
         last_seen: time(row, "last_seen")?,
         last_external_ip: parsed_or_none(row, "last_external_ip")?,
         restriction: Restriction {
-            desired: if row.get::<_, i64>("desired_restricted")? == 1 { Desired::Restricted } else { Desired::Released },
+            desired: if row.get::<_, i64>("desired_restricted")? == 1 {
+                Desired::Restricted
+            } else {
+                Desired::Released
+            },
             desired_generation: count(row, "desired_generation")?,
             wanted_generation: count(row, "wanted_generation")?,
             policy_name: row.get("policy_name")?,

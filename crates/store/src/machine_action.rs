@@ -20,7 +20,11 @@ pub(crate) const COLUMNS: &str = "id, machine, computer_dns_name, store_epoch, i
 ///
 /// # Errors
 /// [`StoreError::Duplicate`] when the machine has an open action.
-pub fn machine_action_create(tx: &Tx<'_>, action: &MachineAction, signed_order: &str) -> Result<(), StoreError> {
+pub fn machine_action_create(
+    tx: &Tx<'_>,
+    action: &MachineAction,
+    signed_order: &str,
+) -> Result<(), StoreError> {
     tx.0.prepare_cached(
         "INSERT INTO machine_action (id, machine, computer_dns_name, store_epoch, incarnation, generation, kind, \
          phase, open, requestor, comment, source, external_id, created_at, updated_at, deadline, signed_order) \
@@ -101,7 +105,12 @@ pub fn machine_action_reissue(
     tx.0.prepare_cached(
         "UPDATE machine_action SET store_epoch = $2, incarnation = $3, signed_order = $4 WHERE id = $1",
     )?
-    .execute(params![id.0.to_string(), stored(fence.store_epoch), stored(fence.incarnation), signed_order])?;
+    .execute(params![
+        id.0.to_string(),
+        stored(fence.store_epoch),
+        stored(fence.incarnation),
+        signed_order
+    ])?;
     Ok(())
 }
 
@@ -118,7 +127,11 @@ pub fn machine_action_receipt(tx: &Tx<'_>, id: MachineActionId) -> Result<Option
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn machine_action_receipt_keep(tx: &Tx<'_>, id: MachineActionId, receipt: &str) -> Result<(), StoreError> {
+pub fn machine_action_receipt_keep(
+    tx: &Tx<'_>,
+    id: MachineActionId,
+    receipt: &str,
+) -> Result<(), StoreError> {
     tx.0.prepare_cached("UPDATE machine_action SET receipt = $2 WHERE id = $1")?
         .execute(params![id.0.to_string(), receipt])?;
     Ok(())
@@ -180,7 +193,8 @@ fn fetch_where(
     condition: &str,
     values: &[&dyn rusqlite::ToSql],
 ) -> Result<Option<MachineAction>, StoreError> {
-    let mut statement = tx.0.prepare_cached(&format!("SELECT {COLUMNS} FROM machine_action WHERE {condition}"))?;
+    let mut statement =
+        tx.0.prepare_cached(&format!("SELECT {COLUMNS} FROM machine_action WHERE {condition}"))?;
     let mut rows = statement.query(values)?;
     rows.next()?.map(read).transpose()
 }

@@ -20,16 +20,21 @@ pub(crate) fn run(connection: &mut Connection) -> Result<(), StoreError> {
         .collect::<Result<_, _>>()?;
     for (index, (name, sha256)) in applied.iter().enumerate() {
         let Some((_, step)) = STEPS.get(index).filter(|(step, _)| step == name) else {
-            let message = format!("the database holds the step {name:?}, which this version does not know: use a newer one");
+            let message = format!(
+                "the database holds the step {name:?}, which this version does not know: use a newer one"
+            );
             return Err(StoreError::Unsupported(message));
         };
         if *sha256 != digest(step) {
-            return Err(StoreError::Unsupported(format!("the step {name:?} is not the one that the database was made with")));
+            return Err(StoreError::Unsupported(format!(
+                "the step {name:?} is not the one that the database was made with"
+            )));
         }
     }
     for (name, step) in STEPS.iter().skip(applied.len()) {
         transaction.execute_batch(step)?;
-        transaction.execute("INSERT INTO migration (name, sha256) VALUES ($1, $2)", [*name, &digest(step)])?;
+        transaction
+            .execute("INSERT INTO migration (name, sha256) VALUES ($1, $2)", [*name, &digest(step)])?;
     }
     transaction.commit()?;
     Ok(())

@@ -47,7 +47,15 @@ pub fn policy_create(tx: &Tx<'_>, stored_policy: &StoredPolicy) -> Result<(), St
             Matcher::PathSha256(path, digest) => (digest, Some(path)),
         };
         let effect = i64::from(rule.effect == Effect::Deny);
-        insert.execute(params![policy.name, revision, rule.id, effect, sha256.to_string(), path, rule.comment])?;
+        insert.execute(params![
+            policy.name,
+            revision,
+            rule.id,
+            effect,
+            sha256.to_string(),
+            path,
+            rule.comment
+        ])?;
     }
     Ok(())
 }
@@ -130,5 +138,6 @@ pub fn policy_digest(tx: &Tx<'_>, name: &str) -> Result<Option<Sha256Digest>, St
     let mut statement =
         tx.0.prepare_cached("SELECT digest FROM policy WHERE name = $1 ORDER BY revision DESC LIMIT 1")?;
     let text: Option<String> = statement.query_row([name], |row| row.get(0)).optional()?;
-    text.map(|text| text.parse().map_err(|_| StoreError::Damaged(format!("digest {text:?}")))).transpose()
+    text.map(|text| text.parse().map_err(|_unreadable| StoreError::Damaged(format!("digest {text:?}"))))
+        .transpose()
 }

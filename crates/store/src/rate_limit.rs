@@ -41,7 +41,8 @@ pub fn rate_limit_spend(
 /// # Errors
 /// [`StoreError`].
 pub fn rate_limit_list(tx: &Tx<'_>, since: Timestamp) -> Result<Vec<(Key, u64, Timestamp)>, StoreError> {
-    let mut statement = tx.0.prepare_cached("SELECT operation, app, call, at FROM rate_limit_call WHERE at >= $1")?;
+    let mut statement =
+        tx.0.prepare_cached("SELECT operation, app, call, at FROM rate_limit_call WHERE at >= $1")?;
     let mut rows = statement.query([since.ticks()])?;
     let mut calls = Vec::new();
     while let Some(row) = rows.next()? {

@@ -62,13 +62,17 @@ fn find<T: Copy>(
 /// Reads a value that is stored as text.
 pub(crate) fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: &str) -> Result<T, StoreError> {
     let text: String = row.get(column)?;
-    text.parse().map_err(|_| StoreError::Damaged(format!("{column} {text:?}")))
+    text.parse().map_err(|_unreadable| StoreError::Damaged(format!("{column} {text:?}")))
 }
 
 /// Reads a value that is stored as text, or null.
-pub(crate) fn parsed_or_none<T: std::str::FromStr>(row: &Row<'_>, column: &str) -> Result<Option<T>, StoreError> {
+pub(crate) fn parsed_or_none<T: std::str::FromStr>(
+    row: &Row<'_>,
+    column: &str,
+) -> Result<Option<T>, StoreError> {
     let text: Option<String> = row.get(column)?;
-    text.map(|text| text.parse().map_err(|_| StoreError::Damaged(format!("{column} {text:?}")))).transpose()
+    text.map(|text| text.parse().map_err(|_unreadable| StoreError::Damaged(format!("{column} {text:?}"))))
+        .transpose()
 }
 
 pub(crate) fn time(row: &Row<'_>, column: &str) -> Result<Timestamp, StoreError> {
@@ -82,7 +86,7 @@ pub(crate) fn time_or_none(row: &Row<'_>, column: &str) -> Result<Option<Timesta
 /// Reads a count, which is stored as a signed number.
 pub(crate) fn count<T: TryFrom<i64>>(row: &Row<'_>, column: &str) -> Result<T, StoreError> {
     let number: i64 = row.get(column)?;
-    T::try_from(number).map_err(|_| StoreError::Damaged(format!("{column} {number}")))
+    T::try_from(number).map_err(|_unreadable| StoreError::Damaged(format!("{column} {number}")))
 }
 
 /// A count as it is stored. No count reaches 2^63.

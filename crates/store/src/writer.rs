@@ -43,7 +43,10 @@ impl Writer {
         Ok(Self { jobs })
     }
 
-    pub(crate) async fn run<T, E>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    pub(crate) async fn run<T, E>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
@@ -111,7 +114,10 @@ where
 }
 
 fn sqlite_failure(reason: &str) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR), Some(reason.to_owned()))
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR),
+        Some(reason.to_owned()),
+    )
 }
 
 fn write_batches(connection: &Connection, queue: &Receiver<Job>) {
@@ -139,7 +145,8 @@ fn write_batch(connection: &Connection, batch: &mut [Job]) -> rusqlite::Result<(
     for job in batch {
         connection.prepare_cached("SAVEPOINT job")?.execute([])?;
         // A job that panics is a job that failed: its caller hears that the store closed on it.
-        let keep = std::panic::catch_unwind(AssertUnwindSafe(|| job(Step::Work(connection)))).unwrap_or(false);
+        let keep =
+            std::panic::catch_unwind(AssertUnwindSafe(|| job(Step::Work(connection)))).unwrap_or(false);
         if !keep {
             connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
         }

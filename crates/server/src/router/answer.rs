@@ -6,6 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 use crate::auth::CalledBy;
 use crate::error::ApiError;
+use crate::router::unread::Unread;
 
 /// Time for one request: twice what the listener gives a body to arrive.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(60);
@@ -40,6 +42,7 @@ pub(crate) async fn answer(request: Request, next: Next) -> Response {
     let route = matched.as_ref().map_or("none", MatchedPath::as_str);
     let span = tracing::info_span!("request", %id);
 
+    let request = request.map(|body| Body::new(Unread::new(body)));
     let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
     let handled = tokio::time::timeout(REQUEST_TIME_MAX, handled.instrument(span.clone())).await;
     let response = match handled {
@@ -95,6 +98,8 @@ fn is_json(response: &Response) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use axum::Router;
     use axum::body::to_bytes;
     use axum::http::StatusCode;
@@ -110,11 +115,11 @@ mod tests {
         }
         let router = Router::new()
             .route("/panics", get(panics))
-            .route("/hangs", get(|| std::future::pending::<StatusCode>()))
+            .route("/hangs", get(std::future::pending::<StatusCode>))
             .route("/fails", get(|| async { (StatusCode::INTERNAL_SERVER_ERROR, "a secret detail") }))
             .route("/rejects", post(|_: axum::Json<u32>| async {}))
             .layer(from_fn(answer));
-        let request = Request::builder().method(method).uri(path).body(axum::body::Body::empty()).unwrap();
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         let (parts, body) = router.oneshot(request).await.unwrap().into_parts();
         let body = to_bytes(body, 4096).await.unwrap();
         assert!(!String::from_utf8_lossy(&body).contains("secret"));
@@ -143,5 +148,57 @@ mod tests {
             assert_eq!(response.headers()["cache-control"], "no-store");
             assert_eq!(response.headers().contains_key("allow"), status == 405);
         }
+    }
+
+    /// A log that tests can read.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_tells_what_was_called_and_no_secret() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _logged = tracing::subscriber::set_default(subscriber);
+        let app = Uuid::from_u128(7);
+        let handler = move || async move {
+            let mut response = ApiError::fault("the disk is full").into_response();
+            response.extensions_mut().insert(CalledBy(app));
+            response
+        };
+        let router = Router::new().route("/api/machines/{machine}", post(handler)).layer(from_fn(answer));
+        let request = Request::post("/api/machines/secret-name?$filter=secret-query")
+            .header(header::AUTHORIZATION, "Bearer secret-token")
+            .body(Body::from("{\"Comment\": \"secret-body\"}"))
+            .unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        let id = response.headers()[REQUEST_ID].to_str().unwrap();
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let answered = log.lines().find(|line| line.contains("answered")).unwrap();
+        for field in [
+            id,
+            "method=POST",
+            "route=\"/api/machines/{machine}\"",
+            "status=500",
+            "duration_ms=",
+            &format!("app={app}"),
+        ] {
+            assert!(answered.contains(field), "{field}: {log}");
+        }
+        let failed = log.lines().find(|line| line.contains("request failed")).unwrap();
+        assert!(failed.contains("cause=\"the disk is full\"") && failed.contains(id), "{log}");
+        assert!(!log.contains("secret"), "{log}");
     }
 }

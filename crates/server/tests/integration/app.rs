@@ -30,7 +30,8 @@ async fn a_secret_is_shown_once() {
     let made = admin.post(APPS, &body).await.expect_status(201);
     let list = admin.get(APPS).await;
     assert!(!list.text.contains(made["secret"].as_str().unwrap()) && !list.text.contains("secret"));
-    let names: Vec<_> = list.body["value"].as_array().unwrap().iter().map(|app| app["name"].clone()).collect();
+    let names: Vec<_> =
+        list.body["value"].as_array().unwrap().iter().map(|app| app["name"].clone()).collect();
     assert_eq!(names, ["administrator", "connector"]);
 }
 
@@ -48,7 +49,8 @@ async fn a_revoked_app_is_out_at_once_and_for_good() {
     server.run().await;
     client.get("/api/machines").await.expect_error(401, "Unauthorized");
     let list = server.admin().get(APPS).await.expect_status(200);
-    let revoked = list["value"].as_array().unwrap().iter().find(|app| app["id"] == client.app.as_str()).unwrap();
+    let revoked =
+        list["value"].as_array().unwrap().iter().find(|app| app["id"] == client.app.as_str()).unwrap();
     assert!(revoked["revokedDateTimeUtc"].is_string());
 }
 

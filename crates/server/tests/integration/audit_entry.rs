@@ -39,7 +39,10 @@ async fn what_is_refused_is_no_change_and_no_entry() {
     let before = client.get(ENTRIES).await.expect_status(200);
     client.restrict(&machine.id).await.expect_error(400, "ActiveRequestAlreadyExists");
     client.restrict("nowhere").await.expect_error(404, "ResourceNotFound");
-    client.post("/api/cordon/v1/apps", &json!({"name": "x"})).await.expect_error(400, "MissingRequiredParameter");
+    client
+        .post("/api/cordon/v1/apps", &json!({"name": "x"}))
+        .await
+        .expect_error(400, "MissingRequiredParameter");
     assert_eq!(client.get(ENTRIES).await.expect_status(200), before);
 }
 

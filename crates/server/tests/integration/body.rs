@@ -48,7 +48,9 @@ async fn a_body_that_is_not_the_contracts_is_refused() {
 #[tokio::test]
 async fn a_comment_is_required() {
     let (_server, client, path) = fixture().await;
-    for body in [json!({}), json!({"Comment": null}), json!({"Comment": ""}), json!({"Comment": " \t\r\n\u{2003}"})] {
+    for body in
+        [json!({}), json!({"Comment": null}), json!({"Comment": ""}), json!({"Comment": " \t\r\n\u{2003}"})]
+    {
         let message = client.post(&path, &body).await.expect_error(400, "MissingRequiredParameter");
         assert_eq!(message, "Parameter Comment is missing", "{body}");
     }

@@ -24,7 +24,10 @@ async fn connect(server: &TestServer) -> TlsStream<TcpStream> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     let tcp = TcpStream::connect(server.config.listen).await.unwrap();
-    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), tcp).await.unwrap()
+    TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from("localhost").unwrap(), tcp)
+        .await
+        .unwrap()
 }
 
 /// Everything that the server says until it closes, or an envelope has come.
@@ -98,6 +101,28 @@ async fn an_oversized_body_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_everything_first_gets_its_answer() {
+    let server = TestServer::start().await;
+    let path = "/api/machines/nowhere/restrictCodeExecution";
+    let body = "x".repeat(3_000_000);
+    let length = format!("Content-Length: {}\r\n", body.len());
+    let good = head(&server, path, &length);
+    let bad = good.replacen("Bearer ", "Bearer x", 1);
+    for (head, status) in [(good, "413"), (bad, "401")] {
+        let mut connection = connect(&server).await;
+        connection.write_all((head + &body).as_bytes()).await.unwrap();
+        let answer = reply(&mut connection).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains("\"error\""),
+            "{answer}"
+        );
+    }
+    // HTTP/2 likewise.
+    let client = server.admin().with_token("bad");
+    client.post_raw(path, Some("application/json"), body).await.expect_error(401, "Unauthorized");
+}
+
+#[tokio::test]
 async fn an_oversized_head_is_refused() {
     let server = TestServer::start().await;
     let mut connection = connect(&server).await;
@@ -112,7 +137,9 @@ async fn an_oversized_head_is_refused() {
 #[tokio::test]
 async fn what_is_not_http_hurts_nobody() {
     let server = TestServer::start().await;
-    for garbage in [&b"\x00\x01\x02\x03\r\n\r\n"[..], b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\xff\xff\xff\xff"] {
+    for garbage in
+        [&b"\x00\x01\x02\x03\r\n\r\n"[..], b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\xff\xff\xff\xff"]
+    {
         let mut connection = connect(&server).await;
         drop(connection.write_all(garbage).await);
         drop(connection.shutdown().await);

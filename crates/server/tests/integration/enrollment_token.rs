@@ -2,7 +2,7 @@
 
 use agent_protocol::ENROLL_PATH;
 use rcgen::{CertificateParams, KeyPair};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::client::Reply;
 use crate::harness::server::TestServer;
@@ -36,7 +36,8 @@ async fn a_token_comes_with_the_command_to_run() {
 
     let list = server.admin().get(TOKENS).await;
     assert!(!list.text.contains(secret));
-    let listed = list.body["value"].as_array().unwrap().iter().find(|token| token["id"] == made["id"]).unwrap();
+    let listed =
+        list.body["value"].as_array().unwrap().iter().find(|token| token["id"] == made["id"]).unwrap();
     assert_eq!(listed["uses"], 1);
 }
 
@@ -81,6 +82,6 @@ async fn a_token_that_makes_no_sense_is_refused() {
         (json!({"usesmax": 1, "expiresInSeconds": 60}), "InvalidRequestBody"),
     ] {
         let message = server.admin().post(TOKENS, &body).await.expect_error(400, code);
-        assert_ne!(message, Value::Null, "{body}");
+        assert!(!message.is_empty(), "{body}");
     }
 }

@@ -19,7 +19,8 @@ fn ids(list: &Value) -> Vec<&str> {
 /// The names of the machines that a filter selects.
 async fn names(client: &Client, filter: &str) -> Vec<String> {
     let query = form_urlencoded::Serializer::new(String::new()).append_pair("$filter", filter).finish();
-    let list = client.get(&format!("/api/machines?{query}&$orderby=computerDnsName")).await.expect_status(200);
+    let list =
+        client.get(&format!("/api/machines?{query}&$orderby=computerDnsName")).await.expect_status(200);
     let rows = list["value"].as_array().unwrap().iter();
     rows.map(|row| row["computerDnsName"].as_str().unwrap().to_owned()).collect()
 }
@@ -75,13 +76,17 @@ async fn actions_are_filtered_ordered_counted_and_selected() {
     let second = connector.unrestrict(&machine.id).await.expect_status(201);
     client.wait_for(&second, "Succeeded").await;
     let third = client.restrict(&away.id).await.expect_status(201);
-    let [first, second, third] = [first, second, third].map(|action| action["id"].as_str().unwrap().to_owned());
+    let [first, second, third] =
+        [first, second, third].map(|action| action["id"].as_str().unwrap().to_owned());
 
     let created = client.action(&second).await["creationDateTimeUtc"].as_str().unwrap().to_owned();
     for (query, expected) in [
         (String::new(), vec![&third, &second, &first]),
         ("$filter=status eq 'Succeeded'".to_owned(), vec![&second, &first]),
-        ("$filter=status%20eq%20'Pending'+or+type+eq+'UnrestrictCodeExecution'".to_owned(), vec![&third, &second]),
+        (
+            "$filter=status%20eq%20'Pending'+or+type+eq+'UnrestrictCodeExecution'".to_owned(),
+            vec![&third, &second],
+        ),
         (format!("$filter=requestor eq '{}'", connector.app), vec![&second]),
         (format!("$filter=machineId eq '{}'", machine.id.to_uppercase()), vec![&second, &first]),
         (format!("$filter=creationDateTimeUtc ge {created}"), vec![&third, &second]),
@@ -97,7 +102,8 @@ async fn actions_are_filtered_ordered_counted_and_selected() {
         assert!(list.get("@odata.nextLink").is_none() && list.get("@odata.count").is_none());
     }
 
-    let list = client.get("/api/machineactions?$count=true&$top=1&$select=id,Status").await.expect_status(200);
+    let list =
+        client.get("/api/machineactions?$count=true&$top=1&$select=id,Status").await.expect_status(200);
     let expected = json!({
         "@odata.context": format!("{}/api/$metadata#MachineActions", server.url()),
         "@odata.count": 3,
@@ -172,7 +178,8 @@ async fn pages_hold_while_rows_arrive() {
     many_machines(&server, 0..20_500).await;
     let before: BTreeSet<String> = (0..20_500).map(|number| machine_id(number).to_string()).collect();
     let (mut seen, mut pages, mut arrived) = (Vec::new(), 0, 20_500);
-    let mut next = Some("/api/machines?$filter=computerDnsName eq 'filler'&$select=id&$count=true".to_owned());
+    let mut next =
+        Some("/api/machines?$filter=computerDnsName eq 'filler'&$select=id&$count=true".to_owned());
     while let Some(path) = next {
         let page = client.get(&path).await.expect_status(200);
         let rows = page["value"].as_array().unwrap();

@@ -15,7 +15,10 @@ async fn a_machine_has_every_field_of_the_contract() {
     let body = client.machine(&machine.id).await;
     let (first_seen, last_seen) = (body["firstSeen"].clone(), body["lastSeen"].clone());
     let since = body["executionRestriction"]["since"].clone();
-    assert!(first_seen.as_str() <= last_seen.as_str() && last_seen.as_str().unwrap().ends_with('Z'), "{body}");
+    assert!(
+        first_seen.as_str() <= last_seen.as_str() && last_seen.as_str().unwrap().ends_with('Z'),
+        "{body}"
+    );
     assert!(since.is_string(), "{body}");
     let expected = json!({
         "@odata.context": format!("{}/api/$metadata#Machines/$entity", server.url()),
@@ -67,7 +70,9 @@ async fn machines_are_found_by_id_of_either_case_and_by_name() {
     let server = TestServer::start().await;
     let client = server.admin();
     let machine = Machine::enroll(&server, "lab-042.example").await;
-    for target in [machine.id.clone(), machine.id.to_uppercase(), "lab-042.example".into(), "LAB-042.Example".into()] {
+    for target in
+        [machine.id.clone(), machine.id.to_uppercase(), "lab-042.example".into(), "LAB-042.Example".into()]
+    {
         assert_eq!(client.machine(&target).await["id"], machine.id);
         let action = client.restrict(&target).await.expect_status(201);
         assert_eq!(action["machineId"], machine.id);
@@ -82,7 +87,8 @@ async fn unknown_machines_are_404_with_the_id() {
     let client = server.admin();
     for target in ["0f3c9a7be1d2445566778899aabbccddeeff0011", "nowhere", "a b"] {
         let expected = format!("Machine {target} was not found");
-        let message = client.get(&format!("/api/machines/{target}")).await.expect_error(404, "ResourceNotFound");
+        let message =
+            client.get(&format!("/api/machines/{target}")).await.expect_error(404, "ResourceNotFound");
         assert_eq!(message, expected);
         assert_eq!(client.restrict(target).await.expect_error(404, "ResourceNotFound"), expected);
         assert_eq!(client.unrestrict(target).await.expect_error(404, "ResourceNotFound"), expected);
@@ -151,7 +157,8 @@ async fn the_actions_of_one_machine_are_its_own_newest_first() {
     client.restrict(&other.id).await.expect_status(201);
     let mut made: Vec<Value> = Vec::new();
     for restrict in [true, false, true] {
-        let reply = if restrict { client.restrict(&machine.id).await } else { client.unrestrict(&machine.id).await };
+        let reply =
+            if restrict { client.restrict(&machine.id).await } else { client.unrestrict(&machine.id).await };
         let action = reply.expect_status(201);
         client.wait_for(&action, "Succeeded").await;
         made.insert(0, action["id"].clone());
@@ -159,10 +166,12 @@ async fn the_actions_of_one_machine_are_its_own_newest_first() {
     for target in [machine.id.as_str(), "lab-042"] {
         let list = client.get(&format!("/api/machines/{target}/machineactions")).await.expect_status(200);
         assert_eq!(list["@odata.context"], format!("{}/api/$metadata#MachineActions", server.url()));
-        let ids: Vec<_> = list["value"].as_array().unwrap().iter().map(|action| action["id"].clone()).collect();
+        let ids: Vec<_> =
+            list["value"].as_array().unwrap().iter().map(|action| action["id"].clone()).collect();
         assert_eq!(ids, made);
     }
-    let path = format!("/api/machines/{}/machineactions?$filter=type eq 'RestrictCodeExecution'&$top=1", machine.id);
+    let path =
+        format!("/api/machines/{}/machineactions?$filter=type eq 'RestrictCodeExecution'&$top=1", machine.id);
     let list = client.get(&path).await.expect_status(200);
     assert_eq!(list["value"].as_array().unwrap().len(), 1);
     assert_eq!(list["value"][0]["id"], made[0]);

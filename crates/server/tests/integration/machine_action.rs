@@ -1,5 +1,7 @@
 //! Machine actions: from 201 to proved, and every other end.
 
+use std::collections::BTreeSet;
+
 use domain::permission::Permission;
 use serde_json::{Value, json};
 
@@ -22,7 +24,10 @@ fn is_time(value: &Value) -> bool {
     let pattern = "dddd-dd-ddTdd:dd:dd.dddddddZ";
     value.as_str().is_some_and(|text| {
         text.len() == pattern.len()
-            && text.chars().zip(pattern.chars()).all(|(c, p)| if p == 'd' { c.is_ascii_digit() } else { c == p })
+            && text
+                .chars()
+                .zip(pattern.chars())
+                .all(|(c, p)| if p == 'd' { c.is_ascii_digit() } else { c == p })
     })
 }
 
@@ -56,7 +61,10 @@ async fn a_restrict_is_201_with_the_contracts_body() {
     // The id resolves at once, and to the same.
     assert_eq!(client.action(&action).await, expected);
     let unrestrict = client.unrestrict(&machine.id).await.expect_status(201);
-    assert_eq!((&unrestrict["type"], &unrestrict["status"]), (&json!("UnrestrictCodeExecution"), &json!("Pending")));
+    assert_eq!(
+        (&unrestrict["type"], &unrestrict["status"]),
+        (&json!("UnrestrictCodeExecution"), &json!("Pending"))
+    );
 }
 
 #[tokio::test]
@@ -175,6 +183,23 @@ async fn the_same_kind_twice_is_refused_with_the_active_id() {
 }
 
 #[tokio::test]
+async fn of_many_calls_at_once_one_makes_the_action() {
+    let server = TestServer::start().await;
+    let client = server.admin();
+    let machine = Machine::enroll(&server, "lab-042").await;
+    let calls = (0..30).map(|_| client.restrict(&machine.id));
+    let replies = futures_util::future::join_all(calls).await;
+    let (made, refused): (Vec<_>, Vec<_>) = replies.into_iter().partition(|reply| reply.status == 201);
+    assert_eq!(made.len(), 1);
+    for reply in refused {
+        let message = reply.expect_error(400, "ActiveRequestAlreadyExists");
+        assert!(message.contains(id(&made[0].body)), "{message}");
+    }
+    assert_eq!(client.get("/api/machineactions/$count").await.text, "1");
+    assert_eq!(client.machine(&machine.id).await["executionRestriction"]["generation"], 1);
+}
+
+#[tokio::test]
 async fn the_opposite_kind_supersedes() {
     let server = TestServer::start().await;
     let client = server.client(&[Permission::MachineReadAll, Permission::MachineRestrictExecution]).await;
@@ -199,13 +224,14 @@ async fn what_is_restricted_already_confirms_it_again() {
     let (machine, connection) = Machine::online(&server, "lab-042").await;
     // Releasing what was never restricted is confirmed likewise.
     for (generation, restrict) in [(1, false), (2, true), (3, true), (4, false), (5, false)] {
-        let reply = if restrict { client.restrict(&machine.id).await } else { client.unrestrict(&machine.id).await };
+        let reply =
+            if restrict { client.restrict(&machine.id).await } else { client.unrestrict(&machine.id).await };
         client.wait_for(&reply.expect_status(201), "Succeeded").await;
         assert_eq!(machine.is_restricted(), restrict);
         let reported = &client.machine(&machine.id).await["executionRestriction"];
         assert_eq!((&reported["generation"], &reported["drift"]), (&json!(generation), &json!(false)));
     }
-    assert_eq!(connection.orders(), 5);
+    assert_eq!(connection.ordered().len(), 5);
 }
 
 #[tokio::test]
@@ -228,7 +254,8 @@ async fn an_open_action_can_be_cancelled() {
     assert_eq!((&restriction["desired"], &restriction["drift"]), (&json!("Released"), &json!(false)));
     let next = client.unrestrict(&machine.id).await.expect_status(201);
     client.wait_for(&next, "Succeeded").await;
-    assert_eq!((connection.orders(), machine.is_restricted()), (1, false));
+    assert_eq!(connection.ordered(), BTreeSet::from([id(&next).to_owned()]));
+    assert!(!machine.is_restricted());
 }
 
 #[tokio::test]
@@ -280,7 +307,8 @@ async fn what_nobody_answers_times_out_and_is_withdrawn() {
     let connection = machine.connect(&server, Behavior::Obey).await;
     let next = client.unrestrict(&machine.id).await.expect_status(201);
     client.wait_for(&next, "Succeeded").await;
-    assert_eq!((connection.orders(), machine.is_restricted()), (1, false));
+    assert_eq!(connection.ordered(), BTreeSet::from([id(&next).to_owned()]));
+    assert!(!machine.is_restricted());
     assert_eq!(client.action(id(&action)).await["status"], "TimeOut");
 }
 

@@ -1,5 +1,6 @@
 //! The server as its clients see it: over real HTTPS, with a real database, and with machines that speak the real
 //! agent protocol. A file for each noun; `routes` holds what is true of every route.
+#![cfg(test)]
 
 mod harness;
 

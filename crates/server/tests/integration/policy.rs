@@ -69,7 +69,10 @@ async fn a_policy_that_makes_no_sense_is_refused() {
         (json!({"name": "lab", "Rules": []}), "InvalidRequestBody"),
         (json!({"name": "lab", "rule": []}), "InvalidRequestBody"),
         (rule(json!({"id": "a", "effect": "allow"})), "InvalidRequestBody"),
-        (rule(json!({"id": "a", "effect": "allow", "sha256": sha256, "when": "always"})), "InvalidRequestBody"),
+        (
+            rule(json!({"id": "a", "effect": "allow", "sha256": sha256, "when": "always"})),
+            "InvalidRequestBody",
+        ),
         (rule(json!({"id": "a", "effect": "allow", "sha256": "ab"})), "InvalidInput"),
         (rule(json!({"id": "a", "effect": "maybe", "sha256": sha256})), "InvalidInput"),
         (rule(json!({"id": "a", "effect": "allow", "sha256": sha256, "path": "bin/a"})), "InvalidInput"),

@@ -59,9 +59,8 @@ async fn who_waits_as_told_succeeds() {
     let limit = RateLimit::per_minute_and_hour(3, 1500);
     let key = ("machine_restrict".to_owned(), server.initialized.client_id);
     let at = Timestamp::from(std::time::SystemTime::now()).minus(Duration::from_millis(57_500));
-    let spend = move |tx: &store::Tx<'_>| {
-        (0..3).try_for_each(|call| rate_limit_spend(tx, &key, &limit, call, at))
-    };
+    let spend =
+        move |tx: &store::Tx<'_>| (0..3).try_for_each(|call| rate_limit_spend(tx, &key, &limit, call, at));
     server.store().write::<_, StoreError>(spend).await.unwrap();
     server.run().await;
     let machine = Machine::enroll(&server, "lab-042").await;
@@ -77,13 +76,10 @@ async fn the_hour_counts_too_and_a_refused_call_spends_nothing() {
     let server = TestServer::start_with(|config| config.rate_limit_per_hour = 5).await;
     let client = server.client(&Permission::ALL).await;
     spend(&client, 5).await;
-    let waits: Vec<u64> = {
-        let mut waits = Vec::new();
-        for _ in 0..20 {
-            waits.push(expect_refused(client.restrict(NOWHERE).await, "5 calls in 3600 seconds"));
-        }
-        waits
-    };
+    let mut waits = Vec::new();
+    for _ in 0..20 {
+        waits.push(expect_refused(client.restrict(NOWHERE).await, "5 calls in 3600 seconds"));
+    }
     assert!(waits.iter().all(|wait| (3500..=3600).contains(wait)), "{waits:?}");
     assert!(waits.is_sorted_by(|a, b| a >= b), "waiting got longer: {waits:?}");
 }

@@ -42,7 +42,15 @@ async fn the_v1_form_answers_in_strings() {
     let keys: Vec<_> = body.as_object().unwrap().keys().cloned().collect();
     assert_eq!(
         keys,
-        ["access_token", "expires_in", "expires_on", "ext_expires_in", "not_before", "resource", "token_type"]
+        [
+            "access_token",
+            "expires_in",
+            "expires_on",
+            "ext_expires_in",
+            "not_before",
+            "resource",
+            "token_type"
+        ]
     );
     assert!(body.as_object().unwrap().values().all(Value::is_string), "{body}");
     let number = |key: &str| body[key].as_str().unwrap().parse::<i64>().unwrap();
@@ -96,7 +104,8 @@ async fn odd_clients_get_their_token() {
 async fn errors_have_the_form_of_oauth() {
     let server = TestServer::start().await;
     let known = server.initialized.client_id.to_string();
-    let wrong = format!("grant_type=client_credentials&client_id={known}&client_secret=x&scope={VENDOR}/.default");
+    let wrong =
+        format!("grant_type=client_credentials&client_id={known}&client_secret=x&scope={VENDOR}/.default");
     for (version, body, status, error) in [
         ("/v2.0", wrong, 401, "invalid_client"),
         ("/v2.0", String::new(), 400, "invalid_request"),
@@ -122,8 +131,11 @@ async fn anybody_can_check_a_token() {
     let server = TestServer::start().await;
     let tenant = server.initialized.tenant;
     let get = async |url: &str| Reply::of(server.http.get(url)).await.expect_status(200);
-    for (part, resource) in [("/v2.0", ("scope", format!("{VENDOR}/.default"))), ("", ("resource", VENDOR.to_owned()))] {
-        let discovery = get(&format!("{}/{tenant}{part}/.well-known/openid-configuration", server.url())).await;
+    for (part, resource) in
+        [("/v2.0", ("scope", format!("{VENDOR}/.default"))), ("", ("resource", VENDOR.to_owned()))]
+    {
+        let discovery =
+            get(&format!("{}/{tenant}{part}/.well-known/openid-configuration", server.url())).await;
         for endpoint in ["issuer", "authorization_endpoint", "token_endpoint", "jwks_uri"] {
             assert!(discovery[endpoint].as_str().unwrap().starts_with(server.url()), "{discovery}");
         }

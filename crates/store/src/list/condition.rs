@@ -94,10 +94,12 @@ impl Builder {
             Test::Compare(_, Value::Null) => format!("NOT ({})", is_null(column)),
             Test::Compare(comparison, value) => {
                 let sql = self.sql(column);
-                let compared = format!("{sql} {} {}", operator(*comparison), self.bind(stored(column, value)));
-                match comparison {
-                    Comparison::NotEqual if column.may_be_null => format!("({} OR {compared})", is_null(column)),
-                    _ => not_null(column, &compared),
+                let compared =
+                    format!("{sql} {} {}", operator(*comparison), self.bind(stored(column, value)));
+                if column.may_be_null && *comparison == Comparison::NotEqual {
+                    format!("({} OR {compared})", is_null(column))
+                } else {
+                    not_null(column, &compared)
                 }
             }
             Test::In(values) => {
@@ -108,7 +110,8 @@ impl Builder {
                 let values: Vec<_> = values.iter().filter(|value| **value != Value::Null).collect();
                 if !values.is_empty() {
                     let sql = self.sql(column);
-                    let bound: Vec<_> = values.into_iter().map(|value| self.bind(stored(column, value))).collect();
+                    let bound: Vec<_> =
+                        values.into_iter().map(|value| self.bind(stored(column, value))).collect();
                     equal.push(not_null(column, &format!("{sql} IN ({})", bound.join(", "))));
                 }
                 format!("({})", equal.join(" OR "))
@@ -154,7 +157,11 @@ fn is_null(column: &Column) -> String {
 
 /// A condition that is false for null.
 fn not_null(column: &Column, condition: &str) -> String {
-    if column.may_be_null { format!("({} IS NOT NULL AND {condition})", column.sql) } else { condition.to_owned() }
+    if column.may_be_null {
+        format!("({} IS NOT NULL AND {condition})", column.sql)
+    } else {
+        condition.to_owned()
+    }
 }
 
 fn operator(comparison: Comparison) -> &'static str {

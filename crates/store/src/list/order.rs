@@ -30,7 +30,11 @@ struct Term {
 
 impl Order {
     /// The order that a query asks for, or the entity's own.
-    pub(super) fn of<T>(query: &Query, entity: &Entity<T>, builder: &mut Builder) -> Result<Self, StoreError> {
+    pub(super) fn of<T>(
+        query: &Query,
+        entity: &Entity<T>,
+        builder: &mut Builder,
+    ) -> Result<Self, StoreError> {
         let mut columns = Vec::new();
         for OrderBy { property, direction } in &query.order_by {
             columns.push((builder.column(property)?, *direction));
@@ -100,7 +104,8 @@ impl Order {
             })
         });
         // Implied by the rest, but an index serves this form only.
-        let bound = terms.next().map(|(term, value)| format!("{} {}= {value}", term.sql, sign(term.direction)));
+        let bound =
+            terms.next().map(|(term, value)| format!("{} {}= {value}", term.sql, sign(term.direction)));
         Ok([bound, behind].into_iter().flatten().collect::<Vec<_>>().join(" AND "))
     }
 
@@ -118,7 +123,9 @@ impl Order {
                     place.extend((text.len() as u64).to_be_bytes());
                     place.extend(text.into_bytes());
                 }
-                other => return Err(StoreError::Damaged(format!("ordered by {}", other.data_type()))),
+                other @ (Bound::Null | Bound::Real(_) | Bound::Blob(_)) => {
+                    return Err(StoreError::Damaged(format!("ordered by {}", other.data_type())));
+                }
             }
         }
         Ok(hex::encode([self.digest(&place).as_slice(), &place].concat()))
@@ -149,7 +156,8 @@ impl Order {
     }
 
     fn digest(&self, place: &[u8]) -> [u8; DIGEST_BYTES] {
-        let digest = sha2::Sha256::new().chain_update(&self.name).chain_update([0]).chain_update(place).finalize();
+        let digest =
+            sha2::Sha256::new().chain_update(&self.name).chain_update([0]).chain_update(place).finalize();
         digest.first_chunk().copied().unwrap_or_default()
     }
 }

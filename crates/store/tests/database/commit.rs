@@ -147,7 +147,8 @@ async fn a_batch_that_is_larger_than_a_transaction_takes_several() {
     for job in jobs {
         job.await.unwrap().unwrap();
     }
-    let mut found: Vec<u32> = subjects(&database).await.iter().map(|subject| subject.parse().unwrap()).collect();
+    let mut found: Vec<u32> =
+        subjects(&database).await.iter().map(|subject| subject.parse().unwrap()).collect();
     found.sort_unstable();
     assert_eq!(found, (0..5000).collect::<Vec<_>>());
 }
@@ -205,7 +206,7 @@ async fn a_read_cannot_write_and_one_that_panics_is_answered() {
         let panicked = database.store.read(|_| -> Result<(), StoreError> { panic!("on purpose") }).await;
         assert!(matches!(panicked, Err(StoreError::Closed)));
     }
-    assert_eq!(subjects(&database).await, [String::new(); 0]);
+    assert!(subjects(&database).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -47,7 +47,8 @@ fn killed_after(writes: usize, path: &Path) -> Vec<Uuid> {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut next = || lines.find_map(|line| line.unwrap().strip_prefix(ANSWERED).map(|id| id.parse().unwrap()));
+    let mut next =
+        || lines.find_map(|line| line.unwrap().strip_prefix(ANSWERED).map(|id| id.parse().unwrap()));
     let mut answered: Vec<Uuid> = std::iter::from_fn(&mut next).take(writes).collect();
     assert_eq!(answered.len(), writes, "the writing process ended by itself");
     // SIGKILL.

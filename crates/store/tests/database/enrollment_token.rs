@@ -27,7 +27,9 @@ async fn a_token_is_found_by_the_digest_of_its_secret() {
     let (old, new) = (token(1), token(2));
     let (first, second) = (old.clone(), new.clone());
     database
-        .write(move |tx| enrollment_token_create(tx, &first, "d1").and(enrollment_token_create(tx, &second, "d2")))
+        .write(move |tx| {
+            enrollment_token_create(tx, &first, "d1").and(enrollment_token_create(tx, &second, "d2"))
+        })
         .await;
     assert_eq!(database.read(|tx| enrollment_token_fetch(tx, "d1")).await, Some(old.clone()));
     assert_eq!(database.read(|tx| enrollment_token_fetch(tx, "d3")).await, None);

@@ -11,7 +11,11 @@ use store::{Store, StoreError};
 use crate::fixture::{Database, action, enroll, entry, machine_id};
 
 async fn count(store: &Store) -> usize {
-    store.read(|tx| audit_entry_list(tx, i64::MAX, 10_000)).await.unwrap_or_else(|error: StoreError| panic!("{error}")).len()
+    store
+        .read(|tx| audit_entry_list(tx, i64::MAX, 10_000))
+        .await
+        .unwrap_or_else(|error: StoreError| panic!("{error}"))
+        .len()
 }
 
 #[tokio::test]
@@ -45,7 +49,8 @@ async fn a_lock_that_is_let_go_in_time_is_waited_for() {
     let outside = database.outside();
     outside.execute_batch("BEGIN IMMEDIATE").unwrap();
     let store = database.store.clone();
-    let waiting = tokio::spawn(async move { store.write(|tx| audit_entry_create(tx, &entry("patient"))).await });
+    let waiting =
+        tokio::spawn(async move { store.write(|tx| audit_entry_create(tx, &entry("patient"))).await });
     tokio::task::yield_now().await;
     outside.execute_batch("ROLLBACK").unwrap();
     waiting.await.unwrap().unwrap();
@@ -105,7 +110,10 @@ async fn fill(disk: &Path) {
         assert_eq!(count(&store).await, kept);
     }
     std::fs::remove_file(ballast).unwrap();
-    store.write(move |tx| audit_entry_create(tx, &large())).await.unwrap_or_else(|error: StoreError| panic!("{error:?}"));
+    store
+        .write(move |tx| audit_entry_create(tx, &large()))
+        .await
+        .unwrap_or_else(|error: StoreError| panic!("{error:?}"));
     assert_eq!(count(&store).await, kept + 1);
     drop(store);
     let store = Store::open(&path).unwrap();
@@ -153,9 +161,13 @@ async fn a_stored_value_without_meaning_is_named() {
     let action = action(machine_id(1), 1);
     let id = action.id;
     database.write(move |tx| enroll(tx, 1).and_then(|_| machine_action_create(tx, &action, "order"))).await;
-    for (damage, named) in [("phase = 77", "phase 77"), ("phase = 0, kind = 9", "kind 9"), ("kind = 0, machine = 'x'", "x")] {
+    for (damage, named) in
+        [("phase = 77", "phase 77"), ("phase = 0, kind = 9", "kind 9"), ("kind = 0, machine = 'x'", "x")]
+    {
         let outside = database.outside();
-        outside.execute_batch(&format!("PRAGMA foreign_keys = 0; UPDATE machine_action SET {damage}")).unwrap();
+        outside
+            .execute_batch(&format!("PRAGMA foreign_keys = 0; UPDATE machine_action SET {damage}"))
+            .unwrap();
         let error = database.store.read(move |tx| machine_action_fetch(tx, id)).await.unwrap_err();
         let StoreError::Damaged(what) = error else { panic!("{error:?}") };
         assert!(what.contains(named), "{what}");

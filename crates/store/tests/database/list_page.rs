@@ -39,7 +39,11 @@ async fn page(database: &Database, query: &str) -> Result<Page<MachineAction>, S
 }
 
 /// Follows the pages of a query to the end; `between` runs between them.
-async fn all_pages(database: &Database, query: &str, mut between: impl AsyncFnMut(usize)) -> Vec<Page<MachineAction>> {
+async fn all_pages(
+    database: &Database,
+    query: &str,
+    mut between: impl AsyncFnMut(usize),
+) -> Vec<Page<MachineAction>> {
     let mut pages = vec![page(database, query).await.unwrap()];
     while let Some(token) = pages.last().unwrap().next.clone() {
         between(pages.len()).await;
@@ -64,7 +68,11 @@ async fn no_row_is_there_twice_and_none_is_missed_while_rows_arrive_and_change()
                 for number in 0..500 {
                     let generation = ROWS + 1 + 1000 * round as u64 + number;
                     let created_at = second(i64::try_from((ROWS + number) / 7).unwrap());
-                    let arrived = MachineAction { phase: Phase::Enforced, created_at, ..action(machine_id(1), generation) };
+                    let arrived = MachineAction {
+                        phase: Phase::Enforced,
+                        created_at,
+                        ..action(machine_id(1), generation)
+                    };
                     machine_action_create(tx, &arrived, "order")?;
                 }
                 let open = action(machine_id(1), ROWS + 1 + 1000 * round as u64 + 500);
@@ -103,7 +111,11 @@ async fn pages_continue_any_order() {
         assert_eq!(listed.iter().collect::<HashSet<_>>().len(), existing.len(), "{query}");
         // The pages in a row are what one page of that length would be.
         let order = |pages: &[Page<MachineAction>]| {
-            pages.iter().flat_map(|page| &page.rows).map(|row| (row.external_id.clone(), row.requestor.clone())).collect::<Vec<_>>()
+            pages
+                .iter()
+                .flat_map(|page| &page.rows)
+                .map(|row| (row.external_id.clone(), row.requestor.clone()))
+                .collect::<Vec<_>>()
         };
         let ordered = order(&pages);
         let mut tops = Vec::new();
@@ -163,7 +175,7 @@ async fn a_token_that_is_not_of_this_order_is_refused() {
         "$skiptoken=00".to_owned(),
         "$skiptoken=nonsense".to_owned(),
         format!("$skiptoken={token}00"),
-        format!("$skiptoken={}", &token[2..]),
+        format!("$skiptoken={}", token.get(2..).unwrap()),
         format!("$orderby=creationDateTimeUtc&$skiptoken={token}"),
         format!("$orderby=lastUpdateDateTimeUtc desc&$skiptoken={token}"),
         format!("$orderby=creationDateTimeUtc desc,requestor&$skiptoken={token}"),

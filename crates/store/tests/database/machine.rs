@@ -4,8 +4,8 @@ use domain::digest::Sha256Digest;
 use domain::machine::{Capabilities, Machine};
 use domain::restriction::{Desired, Reported, Restriction, Tier};
 use store::machine::{
-    machine_connected, machine_desire, machine_desire_withdraw, machine_enroll, machine_fetch, machine_gate_key,
-    machine_ids_by_name, machine_reported, machines_seen,
+    machine_connected, machine_desire, machine_desire_withdraw, machine_enroll, machine_fetch,
+    machine_gate_key, machine_ids_by_name, machine_reported, machines_seen,
 };
 
 use crate::fixture::{Database, capabilities, enroll, machine_id, remote, second, system};
@@ -38,7 +38,9 @@ async fn a_machine_is_kept_as_it_enrolled_and_connected() {
     };
     assert_eq!(enrolled, expected);
 
-    database.write(move |tx| machine_connected(tx, id, &system(), &capabilities(), remote(), second(200))).await;
+    database
+        .write(move |tx| machine_connected(tx, id, &system(), &capabilities(), remote(), second(200)))
+        .await;
     let database = database.reopened();
     let connected = database.read(move |tx| machine_fetch(tx, id)).await.unwrap();
     let restriction = Restriction { tier: Some(Tier::Fanotify), ..expected.restriction.clone() };
@@ -71,7 +73,8 @@ async fn enrolling_again_counts_the_incarnation_and_keeps_what_is_wanted() {
             machine_reported(tx, id, Reported::Restricted, 1, second(150))
         })
         .await;
-    let incarnation = database.write(move |tx| machine_enroll(tx, id, "another-key", "renamed", second(300))).await;
+    let incarnation =
+        database.write(move |tx| machine_enroll(tx, id, "another-key", "renamed", second(300))).await;
     assert_eq!(incarnation, 2);
     let machine = database.read(move |tx| machine_fetch(tx, id)).await.unwrap();
     assert_eq!((machine.incarnation, machine.system.computer_dns_name.as_str()), (2, "renamed"));
@@ -91,7 +94,8 @@ async fn what_is_wanted_rises_by_one_and_can_be_withdrawn() {
     let database = Database::new();
     let id = database.write(|tx| enroll(tx, 1)).await;
     let digest = Sha256Digest([5; 32]);
-    let restrict = move |tx: &store::Tx<'_>| machine_desire(tx, id, Desired::Restricted, Some(("default", digest)));
+    let restrict =
+        move |tx: &store::Tx<'_>| machine_desire(tx, id, Desired::Restricted, Some(("default", digest)));
     assert_eq!(database.write(restrict).await, 1);
     assert_eq!(database.write(move |tx| machine_desire(tx, id, Desired::Released, None)).await, 2);
     let restriction = database.read(move |tx| machine_fetch(tx, id)).await.unwrap().restriction;
@@ -99,7 +103,10 @@ async fn what_is_wanted_rises_by_one_and_can_be_withdrawn() {
         (restriction.desired, restriction.desired_generation, restriction.wanted_generation),
         (Desired::Released, 2, 2)
     );
-    assert_eq!((restriction.policy_name.as_deref(), restriction.policy_digest), (Some("default"), Some(digest)));
+    assert_eq!(
+        (restriction.policy_name.as_deref(), restriction.policy_digest),
+        (Some("default"), Some(digest))
+    );
 
     assert_eq!(database.write(restrict).await, 3);
     database
@@ -142,9 +149,15 @@ async fn the_reported_state_has_a_since_that_moves_with_it_only() {
 async fn last_seen_never_goes_back() {
     let database = Database::new();
     let (one, two) = database.write(|tx| Ok((enroll(tx, 1)?, enroll(tx, 2)?))).await;
-    database.write(move |tx| machines_seen(tx, &[(one, second(300)), (two, second(50)), (machine_id(9), second(1))])).await;
+    database
+        .write(move |tx| {
+            machines_seen(tx, &[(one, second(300)), (two, second(50)), (machine_id(9), second(1))])
+        })
+        .await;
     let seen = database
-        .read(move |tx| Ok([machine_fetch(tx, one)?, machine_fetch(tx, two)?].map(|machine| machine.unwrap().last_seen)))
+        .read(move |tx| {
+            Ok([machine_fetch(tx, one)?, machine_fetch(tx, two)?].map(|machine| machine.unwrap().last_seen))
+        })
         .await;
     assert_eq!(seen, [second(300), second(100)]);
 }

@@ -19,7 +19,9 @@ async fn with_action() -> (Database, MachineAction) {
     let database = Database::new();
     let action = action(machine_id(1), 1);
     let created = action.clone();
-    database.write(move |tx| enroll(tx, 1).and_then(|_| machine_action_create(tx, &created, "order-1"))).await;
+    database
+        .write(move |tx| enroll(tx, 1).and_then(|_| machine_action_create(tx, &created, "order-1")))
+        .await;
     (database, action)
 }
 
@@ -39,7 +41,9 @@ async fn an_action_is_kept_with_its_order_and_receipt() {
         ..action(machine_id(1), 9)
     };
     let created = full.clone();
-    database.write(move |tx| enroll(tx, 1).and_then(|_| machine_action_create(tx, &created, "the order"))).await;
+    database
+        .write(move |tx| enroll(tx, 1).and_then(|_| machine_action_create(tx, &created, "the order")))
+        .await;
     let database = database.reopened();
     let id = full.id;
     assert_eq!(fetch(&database, id).await, Some(full));
@@ -82,7 +86,9 @@ async fn of_many_actions_for_one_machine_at_once_one_is_made() {
     let tries: Vec<_> = (1..=40)
         .map(|generation| {
             let (store, action) = (database.store.clone(), action(machine, generation));
-            tokio::spawn(async move { store.write(move |tx| machine_action_create(tx, &action, "order")).await })
+            tokio::spawn(
+                async move { store.write(move |tx| machine_action_create(tx, &action, "order")).await },
+            )
         })
         .collect();
     let mut made = 0;
@@ -111,7 +117,9 @@ async fn a_phase_moves_forward_from_where_it_was_read() {
     let (database, queued) = with_action().await;
     let id = queued.id;
     let from = queued.clone();
-    let moved = database.write(move |tx| machine_action_move(tx, &from, Phase::Offered, None, None, second(2000))).await;
+    let moved = database
+        .write(move |tx| machine_action_move(tx, &from, Phase::Offered, None, None, second(2000)))
+        .await;
     assert!(moved);
     let offered = fetch(&database, id).await.unwrap();
     let expected = MachineAction { phase: Phase::Offered, updated_at: second(2000), ..queued.clone() };
@@ -119,11 +127,15 @@ async fn a_phase_moves_forward_from_where_it_was_read() {
 
     // Read before the move, so it is of a phase that is no more.
     let stale = queued.clone();
-    let moved = database.write(move |tx| machine_action_move(tx, &stale, Phase::Cancelled, None, None, second(2001))).await;
+    let moved = database
+        .write(move |tx| machine_action_move(tx, &stale, Phase::Cancelled, None, None, second(2001)))
+        .await;
     assert!(!moved);
     // Backward.
     let from = offered.clone();
-    let moved = database.write(move |tx| machine_action_move(tx, &from, Phase::Queued, None, None, second(2001))).await;
+    let moved = database
+        .write(move |tx| machine_action_move(tx, &from, Phase::Queued, None, None, second(2001)))
+        .await;
     assert!(!moved);
     assert_eq!(fetch(&database, id).await.unwrap(), offered);
 
@@ -131,7 +143,9 @@ async fn a_phase_moves_forward_from_where_it_was_read() {
         Cancellation { requestor: "someone".to_owned(), comment: "not needed".to_owned(), at: second(2002) };
     let (from, cancelled) = (offered.clone(), cancellation.clone());
     let moved = database
-        .write(move |tx| machine_action_move(tx, &from, Phase::Cancelled, None, Some(&cancelled), second(2002)))
+        .write(move |tx| {
+            machine_action_move(tx, &from, Phase::Cancelled, None, Some(&cancelled), second(2002))
+        })
         .await;
     assert!(moved);
     let ended = fetch(&database, id).await.unwrap();
@@ -139,7 +153,9 @@ async fn a_phase_moves_forward_from_where_it_was_read() {
     // Final phases never change.
     for to in Phase::ALL {
         let from = ended.clone();
-        assert!(!database.write(move |tx| machine_action_move(tx, &from, to, None, None, second(3000))).await);
+        assert!(
+            !database.write(move |tx| machine_action_move(tx, &from, to, None, None, second(3000))).await
+        );
     }
     assert_eq!(fetch(&database, id).await.unwrap(), ended);
 }
@@ -149,7 +165,9 @@ async fn a_failure_says_why() {
     let (database, queued) = with_action().await;
     let id = queued.id;
     let why = Some("the canary ran");
-    database.write(move |tx| machine_action_move(tx, &queued, Phase::ProbeFailed, why, None, second(2000))).await;
+    database
+        .write(move |tx| machine_action_move(tx, &queued, Phase::ProbeFailed, why, None, second(2000)))
+        .await;
     let failed = fetch(&database, id).await.unwrap();
     assert_eq!((failed.phase, failed.failure.as_deref()), (Phase::ProbeFailed, why));
 }
@@ -187,12 +205,17 @@ async fn open_actions_behind_their_deadline_are_overdue_oldest_first() {
     let database = Database::new();
     let (late, later, in_time, ended) = database
         .write(|tx| {
-            let made = [(1, 50, Phase::Queued), (2, 30, Phase::Applying), (3, 100, Phase::Queued), (4, 20, Phase::Enforced)]
-                .map(|(number, deadline, phase)| MachineAction {
-                    phase,
-                    deadline: second(deadline),
-                    ..action(machine_id(number), 1)
-                });
+            let made = [
+                (1, 50, Phase::Queued),
+                (2, 30, Phase::Applying),
+                (3, 100, Phase::Queued),
+                (4, 20, Phase::Enforced),
+            ]
+            .map(|(number, deadline, phase)| MachineAction {
+                phase,
+                deadline: second(deadline),
+                ..action(machine_id(number), 1)
+            });
             for (number, action) in (1..).zip(&made) {
                 enroll(tx, number)?;
                 machine_action_create(tx, action, "order")?;
@@ -200,7 +223,10 @@ async fn open_actions_behind_their_deadline_are_overdue_oldest_first() {
             Ok(made.into())
         })
         .await;
-    assert_eq!(database.read(|tx| machine_action_overdue(tx, second(100))).await, [later.clone(), late.clone()]);
+    assert_eq!(
+        database.read(|tx| machine_action_overdue(tx, second(100))).await,
+        [later.clone(), late.clone()]
+    );
     assert_eq!(database.read(|tx| machine_action_overdue(tx, second(30))).await, []);
     let beyond = second(100).plus(Duration::from_nanos(100));
     assert_eq!(database.read(move |tx| machine_action_overdue(tx, beyond)).await, [later, late, in_time]);

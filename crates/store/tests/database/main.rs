@@ -1,6 +1,7 @@
 //! The store on real SQLite files: what each operation keeps, what a commit holds, and what survives when something
 //! breaks. Deliberately reaches no further inside than `Store` and the functions of a transaction, except where a test
 //! plays another program on the same file.
+#![cfg(test)]
 
 mod fixture;
 

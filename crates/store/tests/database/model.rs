@@ -19,7 +19,12 @@ pub(crate) trait Row: Clone {
 }
 
 /// The rows that a query without a token asks for, and how many there are without `$top` and `$skip`.
-pub(crate) fn answer<R: Row>(rows: &[R], query: &Query, properties: &[Property], now: Timestamp) -> (Vec<R>, usize) {
+pub(crate) fn answer<R: Row>(
+    rows: &[R],
+    query: &Query,
+    properties: &[Property],
+    now: Timestamp,
+) -> (Vec<R>, usize) {
     let mut found: Vec<R> = rows.to_vec();
     if let Some(filter) = &query.filter {
         found.retain(|row| holds(filter, row, None, now));
@@ -79,7 +84,9 @@ fn holds<R: Row>(filter: &Filter, row: &R, element: Option<&str>, now: Timestamp
         Filter::Not(inner) => !holds(inner, row, element, now),
         Filter::Any(_, None) => !row.tags().is_empty(),
         Filter::Any(_, Some(inner)) => row.tags().iter().any(|tag| holds(inner, row, Some(tag), now)),
-        Filter::Test(Subject::Element, test) => passes(test, &Value::String(element.unwrap().to_owned()), str::to_owned),
+        Filter::Test(Subject::Element, test) => {
+            passes(test, &Value::String(element.unwrap().to_owned()), str::to_owned)
+        }
         Filter::Test(Subject::Property(property), test) => {
             // Machine ids are asked for in either case.
             let case = match (property.name, property.kind) {
@@ -92,9 +99,8 @@ fn holds<R: Row>(filter: &Filter, row: &R, element: Option<&str>, now: Timestamp
 }
 
 fn passes(test: &Test, value: &Value, case: fn(&str) -> String) -> bool {
-    let cased = |literal: &Value| match literal {
-        Value::String(text) => Value::String(case(text)),
-        other => other.clone(),
+    let cased = |literal: &Value| {
+        if let Value::String(text) = literal { Value::String(case(text)) } else { literal.clone() }
     };
     match test {
         Test::Compare(Comparison::Equal, literal) => *value == cased(literal),

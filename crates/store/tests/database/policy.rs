@@ -10,7 +10,8 @@ use store::policy::{
 use crate::fixture::{Database, second};
 
 fn policy(name: &str, revision: u64, profile: Profile) -> StoredPolicy {
-    let rule = |id: &str, matcher, effect| Rule { id: id.to_owned(), matcher, effect, comment: format!("why {id}") };
+    let rule =
+        |id: &str, matcher, effect| Rule { id: id.to_owned(), matcher, effect, comment: format!("why {id}") };
     let digest = u8::try_from(revision).unwrap();
     StoredPolicy {
         policy: AllowPolicy {
@@ -19,7 +20,11 @@ fn policy(name: &str, revision: u64, profile: Profile) -> StoredPolicy {
             profile,
             rules: vec![
                 rule("a", Matcher::Sha256(Sha256Digest([1; 32])), Effect::Deny),
-                rule("b", Matcher::PathSha256(b"/opt/\xff\xfe".to_vec(), Sha256Digest([2; 32])), Effect::Allow),
+                rule(
+                    "b",
+                    Matcher::PathSha256(b"/opt/\xff\xfe".to_vec(), Sha256Digest([2; 32])),
+                    Effect::Allow,
+                ),
             ],
         },
         digest: Sha256Digest([digest; 32]),
@@ -31,7 +36,8 @@ fn policy(name: &str, revision: u64, profile: Profile) -> StoredPolicy {
 #[tokio::test]
 async fn every_revision_is_kept_and_the_newest_is_fetched() {
     let database = Database::new();
-    let (first, second) = (policy("default", 9, Profile::OsAndApproved), policy("default", 10, Profile::SurvivalOnly));
+    let (first, second) =
+        (policy("default", 9, Profile::OsAndApproved), policy("default", 10, Profile::SurvivalOnly));
     let other = policy("a-lab", 3, Profile::OsOnly);
     for saved in [first.clone(), second.clone(), other.clone()] {
         database.write(move |tx| policy_create(tx, &saved)).await;

@@ -29,7 +29,8 @@ async fn the_ring_keeps_the_last_calls_of_each_key() {
     assert_eq!(recent.len(), 2);
 
     // What was restored refuses what the log that was lost would have refused.
-    let mut log = CallLog::restore(&LIMIT, calls.iter().filter(|call| call.0 == key).map(|call| (call.1, call.2)));
+    let mut log =
+        CallLog::restore(&LIMIT, calls.iter().filter(|call| call.0 == key).map(|call| (call.1, call.2)));
     log.admit(&LIMIT, second(60)).unwrap_err();
 
     database.write(rate_limit_clear).await;

@@ -53,7 +53,12 @@ impl Client {
     }
 
     /// Posts bytes as they are.
-    pub(crate) async fn post_raw(&self, path: &str, content_type: Option<&str>, body: impl Into<Vec<u8>>) -> Reply {
+    pub(crate) async fn post_raw(
+        &self,
+        path: &str,
+        content_type: Option<&str>,
+        body: impl Into<Vec<u8>>,
+    ) -> Reply {
         let mut request = self.request(Method::POST, path).body(body.into());
         if let Some(content_type) = content_type {
             request = request.header(CONTENT_TYPE, content_type);
@@ -62,11 +67,13 @@ impl Client {
     }
 
     pub(crate) async fn restrict(&self, machine: &str) -> Reply {
-        self.post(&format!("/api/machines/{machine}/restrictCodeExecution"), &json!({"Comment": "test"})).await
+        self.post(&format!("/api/machines/{machine}/restrictCodeExecution"), &json!({"Comment": "test"}))
+            .await
     }
 
     pub(crate) async fn unrestrict(&self, machine: &str) -> Reply {
-        self.post(&format!("/api/machines/{machine}/unrestrictCodeExecution"), &json!({"Comment": "test"})).await
+        self.post(&format!("/api/machines/{machine}/unrestrictCodeExecution"), &json!({"Comment": "test"}))
+            .await
     }
 
     pub(crate) async fn action(&self, id: &str) -> Value {

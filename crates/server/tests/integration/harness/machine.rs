@@ -1,12 +1,12 @@
 //! A machine: the agent's and the gate's side of the protocol, with the real keys, certificates, orders and receipts.
 //! Only what a kernel would do is played.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
 use agent_protocol::{
-    ENROLL_PATH, EnrollReply, EnrollRequest, ExecutionEvent, FromAgent, FromServer, Heartbeat, Hello, Interface,
-    LINK_PATH, PROTOCOL_VERSION, RestrictionReport,
+    ENROLL_PATH, EnrollReply, EnrollRequest, ExecutionEvent, FromAgent, FromServer, Heartbeat, Hello,
+    Interface, LINK_PATH, PROTOCOL_VERSION, RestrictionReport,
 };
 use domain::machine::MachineId;
 use domain::restriction::{CanaryOutcome, Desired, Fence, Probe, Tier};
@@ -74,7 +74,7 @@ pub(crate) struct Machine {
 pub(crate) struct Connection {
     task: tokio::task::JoinHandle<()>,
     frames: mpsc::UnboundedSender<FromAgent>,
-    seen: Arc<Mutex<Vec<FromServer>>>,
+    ordered: Arc<Mutex<BTreeSet<String>>>,
 }
 
 struct Gate {
@@ -159,9 +159,9 @@ impl Machine {
         let welcome = receive(&mut socket).await;
         assert!(matches!(welcome, Some(FromServer::Welcome(_))), "{welcome:?}");
         let (frames, outgoing) = mpsc::unbounded_channel();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let link = Link { machine: self.clone(), behavior, socket, outgoing, seen: Arc::clone(&seen) };
-        Connection { task: tokio::spawn(link.run()), frames, seen }
+        let ordered = Arc::new(Mutex::new(BTreeSet::new()));
+        let link = Link { machine: self.clone(), behavior, socket, outgoing, ordered: Arc::clone(&ordered) };
+        Connection { task: tokio::spawn(link.run()), frames, ordered }
     }
 
     async fn open(&self, server: &TestServer) -> Socket {
@@ -185,7 +185,11 @@ impl Machine {
             os_architecture: "x86_64".to_owned(),
             interfaces: vec![
                 Interface { address: "127.0.0.1".parse().unwrap(), mac: None, up: true },
-                Interface { address: "10.0.0.5".parse().unwrap(), mac: Some("02AB00000001".to_owned()), up: true },
+                Interface {
+                    address: "10.0.0.5".parse().unwrap(),
+                    mac: Some("02AB00000001".to_owned()),
+                    up: true,
+                },
             ],
             tier: self.description.tier.clone(),
             tier_note: self.description.tier_note.clone(),
@@ -213,10 +217,9 @@ impl Connection {
         self.frames.send(FromAgent::Executions { batch: 1, events: vec![event], dropped: 0 }).unwrap();
     }
 
-    /// How many orders arrived.
-    pub(crate) fn orders(&self) -> usize {
-        let order = |frame: &&FromServer| matches!(frame, FromServer::Order { .. });
-        self.seen.lock().unwrap().iter().filter(order).count()
+    /// The actions whose orders arrived. An order may arrive more than once.
+    pub(crate) fn ordered(&self) -> BTreeSet<String> {
+        self.ordered.lock().unwrap().clone()
     }
 
     /// Waits until the server has closed the connection.
@@ -238,7 +241,7 @@ struct Link {
     behavior: Behavior,
     socket: Socket,
     outgoing: mpsc::UnboundedReceiver<FromAgent>,
-    seen: Arc<Mutex<Vec<FromServer>>>,
+    ordered: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Link {
@@ -251,8 +254,11 @@ impl Link {
             tokio::select! {
                 frame = receive(&mut self.socket) => {
                     let Some(frame) = frame else { return };
+                    if let FromServer::Order { envelope } = &frame {
+                        let order = self.machine.gate.lock().unwrap().verified(envelope);
+                        self.ordered.lock().unwrap().insert(order.action.0.to_string());
+                    }
                     let answers = self.machine.gate.lock().unwrap().answer(&frame, self.behavior);
-                    self.seen.lock().unwrap().push(frame);
                     for answer in answers {
                         send(&mut self.socket, &answer).await;
                     }
@@ -276,26 +282,39 @@ impl Gate {
                 self.receipt.take_if(|(stored, _)| stored == generation);
                 Vec::new()
             }
-            FromServer::Welcome(_) | FromServer::ExecutionsStored { .. } | FromServer::Goodbye { .. } => Vec::new(),
+            FromServer::Welcome(_) | FromServer::ExecutionsStored { .. } | FromServer::Goodbye { .. } => {
+                Vec::new()
+            }
         }
+    }
+
+    fn verified(&self, envelope: &str) -> Order {
+        let now = Timestamp::from(std::time::SystemTime::now());
+        let verified = VerifiedOrder::verify(envelope.as_bytes(), &self.trusted, self.machine, now);
+        verified.unwrap().order().clone()
     }
 
     fn meet(&mut self, envelope: &str, behavior: Behavior) -> Vec<FromAgent> {
         if behavior == Behavior::Silent {
             return Vec::new();
         }
-        let now = Timestamp::from(std::time::SystemTime::now());
-        let verified = VerifiedOrder::verify(envelope.as_bytes(), &self.trusted, self.machine, now).unwrap();
-        let order = verified.order();
+        let order = &self.verified(envelope);
         let accepted = FromAgent::Accepted { generation: order.fence.generation };
         if behavior == Behavior::Refuse {
             return vec![self.receipt(order, Outcome::Rejected("the test's gate refuses".to_owned()), None)];
         }
         if self.fence.admit(&order.fence).is_err() {
-            return self.receipt.iter().map(|(_, envelope)| FromAgent::Receipt { envelope: envelope.clone() }).collect();
+            return self
+                .receipt
+                .iter()
+                .map(|(_, envelope)| FromAgent::Receipt { envelope: envelope.clone() })
+                .collect();
         }
         let digest = order.policy.map(|digest| digest.to_string());
-        assert!(digest.as_ref().is_none_or(|digest| self.policies.contains(digest)), "an order before its policy");
+        assert!(
+            digest.as_ref().is_none_or(|digest| self.policies.contains(digest)),
+            "an order before its policy"
+        );
         self.fence = order.fence;
         self.order = Some(order.clone());
         let unlisted = |outcome| Some(Probe { unlisted: outcome, listed: CanaryOutcome::Ran });
@@ -381,7 +400,9 @@ async fn receive(socket: &mut Socket) -> Option<FromServer> {
                 return Some(agent_protocol::decode(text.as_bytes(), limit).unwrap());
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            Some(Ok(Message::Close(_) | Message::Binary(_) | Message::Frame(_)) | Err(_)) | None => return None,
+            Some(Ok(Message::Close(_) | Message::Binary(_) | Message::Frame(_)) | Err(_)) | None => {
+                return None;
+            }
         }
     }
 }

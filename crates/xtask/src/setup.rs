@@ -1,0 +1,77 @@
+//! What the machine needs beyond Rust and a C compiler: installed by apt as root, named otherwise.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command;
+
+/// A Debian package, known to be there by a file of it.
+pub(crate) struct Package {
+    /// Its name.
+    name: &'static str,
+    /// A file that it installs.
+    file: &'static str,
+}
+
+/// What the demo runs.
+pub(crate) const DEMO: &[Package] = &[
+    Package { name: "curl", file: "/usr/bin/curl" },
+    Package { name: "hostname", file: "/bin/hostname" },
+    Package { name: "libc6-dev", file: "/usr/include/stdio.h" },
+    Package { name: "util-linux", file: "/usr/bin/setpriv" },
+];
+
+/// What the tests run besides.
+pub(crate) const TEST: &[Package] = &[Package { name: "openssl", file: "/usr/bin/openssl" }];
+
+/// The peer that `bench exec` is measured beside.
+const FAPOLICYD: &[Package] = &[Package { name: "fapolicyd", file: "/usr/sbin/fapolicyd" }];
+
+/// Makes sure that we are root and that the packages are there.
+pub(crate) fn require(packages: &[Package]) -> Result<()> {
+    let missing: Vec<_> = packages
+        .iter()
+        .filter(|package| !Path::new(package.file).exists())
+        .map(|package| package.name)
+        .collect();
+    if !nix::unistd::geteuid().is_root() {
+        let install = if missing.is_empty() {
+            String::new()
+        } else {
+            format!(", and these packages: apt-get install {}", missing.join(" "))
+        };
+        bail!("this needs root (for private mount namespaces and the kernel's permission events){install}");
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("Installing what is missing: apt-get install {}", missing.join(" "));
+    let apt = |arguments: &[&str]| {
+        // Standard output belongs to figures.
+        command::output(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(arguments))
+    };
+    let install = [&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat();
+    if apt(&install).is_err() {
+        // A fresh machine has no package lists, or old ones.
+        apt(&["update"])?;
+        apt(&install)?;
+    }
+    Ok(())
+}
+
+/// Installs fapolicyd without ever letting it start by itself: its package enables a service that denies everything
+/// but what it was told to trust, which is nothing.
+pub(crate) fn require_fapolicyd() -> Result<()> {
+    if Path::new("/usr/sbin/fapolicyd").exists() {
+        return Ok(());
+    }
+    let mask = Path::new("/etc/systemd/system/fapolicyd.service");
+    std::fs::create_dir_all(mask.parent().unwrap_or(mask))?;
+    if mask.symlink_metadata().is_err() {
+        eprintln!("Masking fapolicyd.service: ln -s /dev/null {}", mask.display());
+        std::os::unix::fs::symlink("/dev/null", mask).with_context(|| mask.display().to_string())?;
+    }
+    require(FAPOLICYD)
+}

@@ -1,0 +1,202 @@
+//! What is fuzzed: each function takes any bytes, and fails when a promise about hostile input is broken. That nothing
+//! panics is the first of them.
+//!
+//! The fuzzer's targets and the replay of the committed seeds run the same functions. Deliberately keeps no state, so
+//! that an input that fails once fails always.
+#![forbid(unsafe_code)]
+
+use std::io::ErrorKind;
+use std::sync::LazyLock;
+
+use agent_protocol::{
+    EnrollReply, EnrollRequest, FROM_AGENT_BYTES_MAX, FROM_SERVER_BYTES_MAX, FromAgent, FromServer, Limited,
+    RenewReply, RenewRequest,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use domain::allow_policy::{AllowPolicy, Profile};
+use domain::digest::Sha256Digest;
+use domain::machine::MachineId;
+use domain::time::Timestamp;
+use ed25519_dalek::Signer as _;
+use odata::{Property, Schema, Type};
+use orders::{Order, Receipt, SigningKey, TrustedKeys, VerifiedOrder, VerifiedPolicy, VerifiedReceipt};
+use policy::baseline::{Baseline, PLACES_MAX};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A function for each target, by the target's name.
+pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+    ("odata", odata),
+    ("orders", orders),
+    ("agent_protocol", agent_protocol),
+    ("gate_protocol", gate_protocol),
+    ("dpkg", dpkg),
+    ("baseline", baseline),
+];
+
+static SCHEMA: Schema = Schema {
+    fields: &["id", "name", "size", "status", "lastSeen", "restriction", "tags"],
+    properties: &[
+        Property { name: "id", kind: Type::Guid },
+        Property { name: "name", kind: Type::String },
+        Property { name: "size", kind: Type::Integer },
+        Property { name: "status", kind: Type::Enum(&["Pending", "InProgress"]) },
+        Property { name: "lastSeen", kind: Type::DateTime },
+        Property { name: "restriction/drift", kind: Type::Boolean },
+        Property { name: "tags", kind: Type::Strings },
+    ],
+};
+
+/// Query options, as a whole and as a `$filter`: what is read is printed and read again as the same.
+pub fn odata(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let encoded: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    for raw in [text.to_owned(), format!("$filter={text}"), format!("$filter={encoded}")] {
+        match odata::parse(&raw, &SCHEMA) {
+            Ok(query) => assert_eq!(odata::parse(&query.to_string(), &SCHEMA), Ok(query)),
+            Err(error) => assert!(error.position >= 1 && error.found.len() < 1000),
+        }
+    }
+}
+
+const SEED: [u8; 32] = [7; 32];
+const MACHINE: MachineId = MachineId([3; 20]);
+
+/// Orders, policies and receipts: as they arrive, and as documents that a trusted key has signed, which is how a fuzzer
+/// gets behind the signature. What is believed is for this machine, and signed anew it is believed again.
+pub fn orders(data: &[u8]) {
+    let key = SigningKey::from_seed(&SEED);
+    let keys = TrustedKeys::new([key.public_key()]);
+    let signed = |kind: &str| signed(&format!("application/vnd.cordon.{kind}.v1+json"), data);
+    let now = Timestamp::from_unix_seconds(150);
+    for bytes in [data.to_vec(), signed("order")] {
+        let kept = VerifiedOrder::verify_kept(&bytes, &keys, MACHINE);
+        if let Ok(verified) = VerifiedOrder::verify(&bytes, &keys, MACHINE, now) {
+            let order = verified.order();
+            assert!(order.machine == MACHINE && now <= order.not_after);
+            assert_eq!(kept.as_ref(), Ok(&verified));
+            let again = order.sign(&key).to_bytes();
+            assert_eq!(VerifiedOrder::verify(&again, &keys, MACHINE, now).as_ref(), Ok(&verified));
+            let other = TrustedKeys::new([SigningKey::from_seed(&[8; 32]).public_key()]);
+            assert!(VerifiedOrder::verify(&bytes, &other, MACHINE, now).is_err());
+        }
+        assert!(bytes.len() <= Order::BYTES_MAX || kept.is_err());
+    }
+    for bytes in [data.to_vec(), signed("policy")] {
+        if let Ok(verified) = VerifiedPolicy::verify(&bytes, &keys) {
+            let again = orders::sign_policy(verified.policy(), &key).to_bytes();
+            assert_eq!(
+                VerifiedPolicy::verify(&again, &keys).map(|v| v.policy().clone()),
+                Ok(verified.policy().clone())
+            );
+        }
+    }
+    for bytes in [data.to_vec(), signed("receipt")] {
+        if let Ok(verified) = VerifiedReceipt::verify(&bytes, key.public_key(), MACHINE) {
+            let again = verified.receipt().sign(&key).to_bytes();
+            assert_eq!(VerifiedReceipt::verify(&again, key.public_key(), MACHINE).as_ref(), Ok(&verified));
+        }
+        assert!(
+            bytes.len() <= Receipt::BYTES_MAX
+                || VerifiedReceipt::verify(&bytes, key.public_key(), MACHINE).is_err()
+        );
+    }
+}
+
+/// An envelope (DSSE) with one signature by the trusted key.
+fn signed(payload_type: &str, payload: &[u8]) -> Vec<u8> {
+    let head = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
+    let signature = ed25519_dalek::SigningKey::from_bytes(&SEED).sign(&[head.as_bytes(), payload].concat());
+    let envelope = serde_json::json!({
+        "payloadType": payload_type,
+        "payload": STANDARD.encode(payload),
+        "signatures": [{"keyid": *KEY_ID, "sig": STANDARD.encode(signature.to_bytes())}],
+    });
+    envelope.to_string().into_bytes()
+}
+
+/// What the real signer names the trusted key by.
+static KEY_ID: LazyLock<serde_json::Value> = LazyLock::new(|| {
+    let policy =
+        AllowPolicy { name: "any".to_owned(), revision: 1, profile: Profile::OsOnly, rules: Vec::new() };
+    let bytes = orders::sign_policy(&policy, &SigningKey::from_seed(&SEED)).to_bytes();
+    serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()["signatures"][0]["keyid"].clone()
+});
+
+/// Frames between agent and server: what is accepted is within its limits, and is the same after another trip.
+pub fn agent_protocol(data: &[u8]) {
+    trip::<FromAgent>(data, FROM_AGENT_BYTES_MAX);
+    trip::<FromServer>(data, FROM_SERVER_BYTES_MAX);
+    trip::<EnrollRequest>(data, FROM_AGENT_BYTES_MAX);
+    trip::<EnrollReply>(data, FROM_AGENT_BYTES_MAX);
+    trip::<RenewRequest>(data, FROM_AGENT_BYTES_MAX);
+    trip::<RenewReply>(data, FROM_AGENT_BYTES_MAX);
+}
+
+fn trip<T: DeserializeOwned + Serialize + Limited + PartialEq + std::fmt::Debug>(data: &[u8], limit: usize) {
+    if let Ok(frame) = agent_protocol::decode::<T>(data, limit) {
+        assert_eq!(frame.check(), Ok(()));
+        // Escapes can make it longer than what arrived.
+        let again = agent_protocol::encode(&frame);
+        assert_eq!(agent_protocol::decode::<T>(again.as_bytes(), again.len()), Ok(frame));
+    }
+}
+
+/// Frames between agent and gate, as a stream: it ends, in an error or at its end, and each frame survives another trip.
+pub fn gate_protocol(data: &[u8]) {
+    stream::<gate_protocol::Request>(data);
+    stream::<gate_protocol::Reply>(data);
+}
+
+fn stream<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(data: &[u8]) {
+    let mut reader = data;
+    loop {
+        match gate_protocol::read_frame::<T>(&mut reader) {
+            Ok(Some(frame)) => {
+                let again = gate_protocol::encode(&frame).unwrap();
+                assert_eq!(gate_protocol::read_frame::<T>(&mut again.as_slice()).unwrap(), Some(frame));
+            }
+            // A prefix that is cut off is the end too.
+            Ok(None) => return,
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof), "{error}");
+                return;
+            }
+        }
+    }
+}
+
+/// The files of the dpkg database: names and paths that come out lead nowhere else.
+pub fn dpkg(data: &[u8]) {
+    let clean = |path: &[u8]| {
+        let parts = path.strip_prefix(b"/").expect("an absolute path").split(|byte| *byte == b'/');
+        assert!(!path.contains(&0) && path.len() <= 4096);
+        parts.for_each(|part| assert!(!matches!(part, b"" | b"." | b".."), "{path:?}"));
+    };
+    let status = trust::dpkg::read_status(data).unwrap();
+    assert!(status.packages.is_sorted_by(|a, b| a.key < b.key), "sorted, no two alike");
+    for package in &status.packages {
+        assert!(!package.name.is_empty() && !package.key.contains('/') && !package.key.starts_with('.'));
+        package.conffiles.iter().for_each(|(path, _)| clean(path));
+    }
+    trust::dpkg::read_md5sums(data, &mut |path, _| clean(path)).unwrap();
+    trust::dpkg::read_diversions(data).unwrap();
+}
+
+/// A package baseline, and look-ups in one that was never verified. What passes for sound answers for each of its
+/// records.
+pub fn baseline(data: &[u8]) {
+    let Ok(baseline) = Baseline::open(data) else { return };
+    let sound = baseline.verify().is_ok();
+    let digests =
+        data.get(24..).unwrap_or_default().chunks(40).filter_map(|record| record.first_chunk::<32>());
+    for (index, digest) in digests.take(64).enumerate() {
+        let places = baseline.places(&Sha256Digest(*digest));
+        if sound && (index as u64) < baseline.files() {
+            let places = places.unwrap();
+            assert!((1..=PLACES_MAX).contains(&places.len()));
+            assert!(places.is_sorted_by(|a, b| a < b) && places.iter().all(|path| path.starts_with(b"/")));
+        }
+    }
+}

@@ -4,12 +4,14 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use domain::digest::Sha256Digest;
 use domain::restriction::{CanaryOutcome, Probe};
 use sha2::Digest as _;
+
+use crate::sys;
 
 /// What a canary that runs ends with.
 const EXIT_STATUS: i32 = 42;
@@ -72,7 +74,9 @@ fn write_program(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn execute(path: &Path) -> CanaryOutcome {
-    let mut child = match Command::new(path).env_clear().spawn() {
+    let mut command = Command::new(path);
+    sys::die_with_us(&mut command);
+    let mut child = match command.env_clear().stdin(Stdio::null()).spawn() {
         Ok(child) => child,
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => return CanaryOutcome::Refused,
         Err(_) => return CanaryOutcome::Failed,

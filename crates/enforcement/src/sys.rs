@@ -183,6 +183,21 @@ pub(crate) fn respond(group: BorrowedFd<'_>, file: RawFd, response: Response) ->
     }
 }
 
+/// Makes a child die when this process does, even before it executes its program.
+///
+/// Until then the child holds this process's fanotify groups too. Were this process killed while the child waits for an
+/// answer, nobody could give it, and the whole machine would wait with it.
+pub(crate) fn die_with_us(command: &mut std::process::Command) {
+    let parent = nix::unistd::getpid();
+    let prepare = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        // It may have died before the signal was asked for.
+        if nix::unistd::getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    // SAFETY: between fork and exec, `prepare` makes two system calls and allocates nothing.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
+}
+
 /// Takes a read lease, whose break is told to the thread `owner` by the signal [`lease_signal`].
 ///
 /// Fails with `EAGAIN` when anyone has the file open for writing, which is exactly the question that matters before

@@ -103,7 +103,7 @@ const KIND: Type = Type::Enum(&[
     "StopAndQuarantineFile",
 ]);
 
-/// What a machine that has not reported for [`INACTIVE_AFTER`] was last heard before, inside the SQL of a column.
+/// In the SQL of a column: the time [`INACTIVE_AFTER`] ago. Who was last heard before it is inactive.
 const INACTIVE_SINCE: &str = "{inactive_since}";
 
 /// A constant; a bare number would mean a column of the result where rows are ordered.

@@ -67,10 +67,13 @@ pub(crate) enum StateError {
 
 impl From<io::Error> for StateError {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound => Self::Absent,
-            io::ErrorKind::UnexpectedEof => Self::Damaged("it ends too early"),
-            _ => Self::Io(error),
+        let kind = error.kind();
+        if kind == io::ErrorKind::NotFound {
+            Self::Absent
+        } else if kind == io::ErrorKind::UnexpectedEof {
+            Self::Damaged("it ends too early")
+        } else {
+            Self::Io(error)
         }
     }
 }

@@ -118,7 +118,7 @@ fn a_server_that_misbehaves_is_left_and_nothing_else_happens() {
         "[".repeat(1_000_000),
         String::new(),
     ] {
-        let (links, ended) = (server.seen().links, server.seen().ended);
+        let (links, ended) = server.links();
         server.send_raw(bad);
         server.wait("the agent leaves", |seen| seen.ended > ended);
         server.wait("the agent tries again", |seen| seen.links > links);
@@ -141,7 +141,7 @@ fn sigterm_ends_the_agent_and_the_restriction_stays() {
     let mut machine = Machine::connected(&server);
     server.enforce(Desired::Restricted);
     let agent = machine.agent.take().unwrap();
-    let ended = server.seen().ended;
+    let (_, ended) = server.links();
     agent.signal(Signal::SIGTERM);
     assert_eq!(agent.end(), Some(0));
     server.wait("the connection ends", |seen| seen.ended > ended);

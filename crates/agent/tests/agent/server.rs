@@ -109,6 +109,12 @@ impl Server {
         self.shared.seen.lock().unwrap()
     }
 
+    /// How many connections there were, and how many of them have ended.
+    pub(crate) fn links(&self) -> (u64, u64) {
+        let seen = self.seen();
+        (seen.links, seen.ended)
+    }
+
     pub(crate) fn wait(&self, state: &str, reached: impl Fn(&Seen) -> bool) {
         crate::wait_until(state, || reached(&self.seen()));
     }

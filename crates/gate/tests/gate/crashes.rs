@@ -18,7 +18,7 @@ gate_test! {
             machine.stop(signal);
             assert_eq!(run(&machine.programs().unlisted), Execution::Ran);
             machine.start();
-            // The socket is there, so the restriction is.
+            // The gate answers, so the restriction is there.
             assert_eq!(run(&machine.programs().unlisted), Execution::Refused);
             machine.expect(Restricted);
             assert_eq!(machine.ask(&Request::LastReceipt), receipt);
@@ -79,6 +79,8 @@ gate_test! {
             agent.send(&Request::Apply { envelope });
             std::thread::sleep(Duration::from_micros(random.below(12_000)));
             machine.stop(SIGKILL);
+            // Without a gate nothing waits for an answer, not even its own canary.
+            assert_eq!(run(&machine.programs().unlisted), Execution::Ran);
             // What it managed to say counts.
             let accepted = matches!(gate_protocol::read_frame(&mut agent.0), Ok(Some(Reply::Accepted { .. })));
             machine.start();

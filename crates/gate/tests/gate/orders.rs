@@ -176,10 +176,7 @@ gate_test! {
         machine.obeyed(Restricted);
         machine.stop(nix::sys::signal::Signal::SIGKILL);
         // Without this capability the kernel gives no fanotify group for permission events.
-        let mut command = std::process::Command::new("setpriv");
-        command.args(["--bounding-set", "-sys_admin", "--"]);
-        let gate = machine.gate_command();
-        command.arg(gate.get_program()).args(gate.get_args());
+        let command = machine.gate_command_with(&["--bounding-set", "-sys_admin"]);
         machine.start_with(command);
         let status = machine.status();
         assert_eq!((status.restricted, status.generation, status.tier), (false, 1, None));

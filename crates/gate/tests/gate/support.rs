@@ -160,7 +160,13 @@ impl Machine {
 
     /// The gate's command line.
     pub(crate) fn gate_command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cordon-gate"));
+        self.gate_command_with(&[])
+    }
+
+    /// The same with options of `setpriv`. It dies with the test.
+    pub(crate) fn gate_command_with(&self, options: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).args(options).arg(env!("CARGO_BIN_EXE_cordon-gate"));
         command.arg("--config").arg(self.folder.join("gate.toml"));
         command
     }
@@ -178,7 +184,9 @@ impl Machine {
             if let Some(status) = self.gate.as_mut().unwrap().try_wait().unwrap() {
                 panic!("the gate ended with {status}: {}", self.log());
             }
-            UnixStream::connect(self.folder.join("socket")).ok()
+            let mut stream = UnixStream::connect(self.folder.join("socket")).ok()?;
+            write_frame(&mut stream, &Request::Status).ok()?;
+            read_frame::<Reply>(&mut stream).ok()?
         });
     }
 

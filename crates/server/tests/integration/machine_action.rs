@@ -294,7 +294,7 @@ async fn cancel_needs_a_comment_and_an_action() {
 
 #[tokio::test]
 async fn what_nobody_answers_times_out_and_is_withdrawn() {
-    let server = TestServer::start_with(|config| config.action_deadline_seconds = 1).await;
+    let server = TestServer::start_with(|config| config.action_deadline_seconds = 3).await;
     let client = server.admin();
     let machine = Machine::enroll(&server, "lab-042").await;
     let connection = machine.connect(&server, Behavior::Silent).await;

@@ -235,9 +235,18 @@ async fn every_route_answers_under_every_spelling() {
             spell(str::to_lowercase).replacen("/api", "/API/V1.0", 1) + "/",
         ] {
             let reply = client.get(&spelled).await;
-            assert_eq!((reply.status, reply.text), (200, expected.text.clone()), "{spelled}");
+            assert_eq!((reply.status, steady(reply.body)), (200, steady(expected.body.clone())), "{spelled}");
         }
     }
+}
+
+/// A body without what moves by itself.
+fn steady(mut body: Value) -> Value {
+    let listed =
+        body.get_mut("value").and_then(Value::as_array_mut).into_iter().flatten().collect::<Vec<_>>();
+    listed.into_iter().filter_map(Value::as_object_mut).for_each(|row| drop(row.remove("lastSeen")));
+    body.as_object_mut().map(|entity| entity.remove("lastSeen"));
+    body
 }
 
 #[tokio::test]

@@ -1,17 +1,18 @@
 //! The agent: what each input changes, and what is asked of the gate next.
 
+use std::time::Duration;
+
 use agent_protocol::{FromAgent, FromServer, InventorySummary, PROTOCOL_VERSION, Welcome};
 use domain::machine::MachineId;
 use domain::restriction::Fence;
 use domain::time::Timestamp;
 use gate_protocol::{DENIALS_MAX, Reply, Status};
 use orders::{Outcome, PublicKey, Receipt, TrustedKeys, VerifiedOrder, VerifiedReceipt};
-use std::time::Duration;
 
 use crate::certificate::Certificate;
 use crate::effect::{Effect, Level, Notice, Timer};
 use crate::executions::Executions;
-use crate::gate::{Asked, Gate};
+use crate::gate::{Asked, Gate, Wants};
 use crate::input::Input;
 use crate::inventory::Inventory;
 use crate::link::{Link, LinkState, heartbeat};
@@ -48,10 +49,8 @@ pub struct Agent {
     certificate: Certificate,
     /// Store epoch and generation of the newest order whose receipt the agent has had in its hands.
     receipt_seen: (u64, u64),
-    wants_receipt: bool,
-    wants_status: bool,
-    wants_heartbeat: bool,
-    wants_denials: bool,
+    wants: Wants,
+    is_heartbeat_due: bool,
     is_polling_denials: bool,
     clock_ahead_ticks: Option<i64>,
 }
@@ -88,10 +87,8 @@ impl Agent {
             inventory: Inventory::new(),
             certificate: Certificate::default(),
             receipt_seen: (0, 0),
-            wants_receipt: false,
-            wants_status: false,
-            wants_heartbeat: false,
-            wants_denials: false,
+            wants: Wants::default(),
+            is_heartbeat_due: false,
             is_polling_denials: false,
             clock_ahead_ticks: None,
         };
@@ -161,7 +158,7 @@ impl Agent {
             }
             Input::InventoryEnded(end) => {
                 self.inventory.ended(end, self.link.is_up(), &mut self.random, effects);
-                self.wants_status = true;
+                self.wants.status = true;
             }
             Input::CertificateInUse(validity) => {
                 self.certificate.use_from(validity, now, &mut self.random, effects);
@@ -180,19 +177,19 @@ impl Agent {
             return;
         }
         let Some(status) = self.gate.fresh_status() else {
-            self.wants_status = false;
+            self.wants.status = false;
             return self.gate.ask(Asked::Status, effects);
         };
         let is_baseline_underway = self.inventory.is_first_underway(status);
         let asked = if let Some(envelope) = self.relay.next_policy() {
             Asked::StorePolicy(envelope)
-        } else if std::mem::take(&mut self.wants_receipt) {
+        } else if std::mem::take(&mut self.wants.receipt) {
             Asked::LastReceipt
         } else if let Some(order) = self.relay.next_order(status, is_baseline_underway) {
             Asked::Apply(order)
-        } else if std::mem::take(&mut self.wants_status) {
+        } else if std::mem::take(&mut self.wants.status) {
             Asked::Status
-        } else if std::mem::take(&mut self.wants_denials) {
+        } else if std::mem::take(&mut self.wants.denials) {
             Asked::Denials
         } else {
             return;
@@ -229,7 +226,7 @@ impl Agent {
                 self.take_receipt(envelope, effects);
                 self.report_change();
                 // What was refused until now, should the restriction have been short.
-                self.wants_denials = true;
+                self.wants.denials = true;
             }
             (Some(Asked::Apply(order)), Reply::Refused { reason }) => {
                 self.relay.order_ended();
@@ -261,8 +258,8 @@ impl Agent {
 
     /// The gate is asked anew, and the server hears it.
     fn report_change(&mut self) {
-        self.wants_status = true;
-        self.wants_heartbeat = true;
+        self.wants.status = true;
+        self.is_heartbeat_due = true;
     }
 
     /// Keeps a receipt of this machine's gate, and sends it. Which order it answers only the receipt itself says: an
@@ -299,19 +296,19 @@ impl Agent {
         {
             let notice = if status.restricted { Notice::Restricted } else { Notice::Released };
             effects.push(Effect::TellPeople(notice));
-            self.wants_heartbeat = true;
+            self.is_heartbeat_due = true;
         }
         // What was refused last, or while no agent ran, is fetched too.
         if before != Some(status.restricted) || self.gate.fresh_status().is_none() {
-            self.wants_denials = true;
+            self.wants.denials = true;
         }
         if status.restricted && !self.is_polling_denials {
             self.is_polling_denials = true;
             effects.push(Effect::Arm(Timer::Denials, DENIALS_EVERY));
         }
-        self.wants_receipt = self.receipt_seen < (status.store_epoch, status.generation);
+        self.wants.receipt = self.receipt_seen < (status.store_epoch, status.generation);
         self.relay.policies_held(&status);
-        if self.link.is_up() && std::mem::take(&mut self.wants_heartbeat) {
+        if self.link.is_up() && std::mem::take(&mut self.is_heartbeat_due) {
             effects.push(heartbeat(&status));
         }
         self.gate.said(status);
@@ -443,7 +440,7 @@ impl Agent {
 
     fn poll_denials(&mut self, effects: &mut Vec<Effect>) {
         self.is_polling_denials = self.gate.status().is_some_and(|status| status.restricted);
-        self.wants_denials = true;
+        self.wants.denials = true;
         if self.is_polling_denials {
             effects.push(Effect::Arm(Timer::Denials, DENIALS_EVERY));
         }

@@ -199,14 +199,12 @@ mod tests {
     }
 
     fn sent(effects: &[Effect]) -> Vec<(u64, u64, u64)> {
-        let batch = |effect: &Effect| match effect {
-            Effect::Send(frame) => match frame.as_ref() {
-                FromAgent::Executions { batch, events, dropped } => {
-                    Some((*batch, events.iter().map(|e| e.count).sum(), *dropped))
-                }
-                other => panic!("{other:?}"),
-            },
-            _ => None,
+        let batch = |effect: &Effect| {
+            let Effect::Send(frame) = effect else { return None };
+            let FromAgent::Executions { batch, events, dropped } = frame.as_ref() else {
+                panic!("{frame:?}")
+            };
+            Some((*batch, events.iter().map(|event| event.count).sum(), *dropped))
         };
         effects.iter().filter_map(batch).collect()
     }

@@ -26,6 +26,17 @@ pub(crate) struct Gate {
     backoff: Backoff,
 }
 
+/// What is to be asked besides policies and orders.
+#[derive(Debug, Default)]
+pub(crate) struct Wants {
+    /// The gate's state, anew.
+    pub(crate) status: bool,
+    /// The receipt of the last order, which nobody here has seen.
+    pub(crate) receipt: bool,
+    /// Refused executions.
+    pub(crate) denials: bool,
+}
+
 /// The request that is not answered yet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Asked {

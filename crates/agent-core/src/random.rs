@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// SplitMix64 (Steele, Lea, Flood 2014): evenly distributed, and nothing here is a secret.
+/// `SplitMix64` (Steele, Lea, Flood 2014): evenly distributed, and nothing here is a secret.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 

@@ -12,8 +12,8 @@ use clap_complete::Shell;
 #[derive(Debug, Parser)]
 #[command(name = "cordon-agent", version)]
 pub struct Arguments {
-    /// The settings; without it, /etc/cordon/agent.toml if there is one. Each key can also be set in the environment,
-    /// as CORDON_AGENT_ and its name in upper case
+    /// The settings; without it, /etc/cordon/agent.toml if there is one. The environment overrides each key, as in
+    /// `CORDON_AGENT_NOTIFY=false`
     #[arg(long, env = "CORDON_AGENT_CONFIG", value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// What to do

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::digest::Sha256Digest;
@@ -53,10 +53,9 @@ impl Gate {
     /// # Errors
     /// When it does not answer.
     pub(crate) fn status(&mut self) -> Result<Status> {
-        match self.ask(&Request::Status)? {
-            Reply::Status(status) => Ok(*status),
-            other => bail!("the gate answered {other:?}"),
-        }
+        let reply = self.ask(&Request::Status)?;
+        let Reply::Status(status) = reply else { bail!("the gate answered {reply:?}") };
+        Ok(*status)
     }
 
     /// A request that is answered with [`Reply::Done`].
@@ -64,10 +63,9 @@ impl Gate {
     /// # Errors
     /// When it is not.
     pub(crate) fn do_it(&mut self, request: &Request) -> Result<()> {
-        match self.ask(request)? {
-            Reply::Done => Ok(()),
-            other => bail!("the gate answered {other:?}"),
-        }
+        let reply = self.ask(request)?;
+        ensure!(reply == Reply::Done, "the gate answered {reply:?}");
+        Ok(())
     }
 
     /// Gives the gate a baseline of this length and digest, piece by piece.

@@ -26,7 +26,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("trust", &["domain", "policy"]),
     ("enforcement", &["domain"]),
     ("gate", &["domain", "enforcement", "gate-protocol", "orders", "policy"]),
-    ("agent", &["agent-core", "agent-protocol", "domain", "gate-protocol", "orders", "policy", "trust"]),
+    ("agent", &["agent-core", "agent-protocol", "domain", "gate-protocol", "orders", "trust"]),
     ("cli", &["api-types", "domain"]),
     ("xtask", &["agent-protocol", "orders", "trust"]),
 ];

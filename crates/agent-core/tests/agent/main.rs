@@ -1,4 +1,10 @@
 //! The agent as a whole: its behavior in tables, and whole histories against a simulated gate and server.
+#![cfg(test)]
+#![expect(
+    clippy::string_slice,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names what it expects; anything else fails it"
+)]
 
 mod behavior;
 mod gate;

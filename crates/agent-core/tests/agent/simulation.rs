@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use agent_core::{Agent, Effect, Input, InventoryEnd, LinkState, Notice, SystemFacts, Timer};
+use agent_core::{Agent, Effect, Input, InventoryEnd, LinkState, Notice, Timer};
 use agent_protocol::{FromAgent, FromServer, InventorySummary};
 use domain::restriction::Desired;
 use domain::time::Timestamp;
@@ -242,7 +242,7 @@ impl World {
                 self.gate.restart();
             }
             Event::LinkUp(link) if link == self.link => {
-                self.give(Input::LinkConnected(Box::new(SystemFacts::default())));
+                self.give(Input::LinkConnected(Box::default()));
             }
             Event::LinkDown(link) if link == self.link => {
                 self.link += 1;
@@ -339,11 +339,11 @@ impl World {
                 let desired =
                     if matches!(step, Step::Restrict) { Desired::Restricted } else { Desired::Released };
                 let frame = self.server.make_order(desired);
-                self.push(frame);
+                self.push(&frame);
             }
             Step::MakePolicy => {
                 let frame = self.server.make_policy();
-                self.push(frame);
+                self.push(&frame);
             }
             Step::Deny(count) => {
                 self.denials_ahead += usize::from(*count);
@@ -360,7 +360,7 @@ impl World {
     }
 
     /// A connected machine hears at once.
-    fn push(&mut self, frame: FromServer) {
+    fn push(&mut self, frame: &FromServer) {
         if self.agent.snapshot().link == LinkState::Up {
             let link = self.link;
             self.transmit(|| Event::ToAgent(link, frame.clone()));

@@ -67,10 +67,9 @@ pub(super) fn explain(config: &Config, path: &Path, output: Output) -> Result<Ex
 
 fn ask_gate(config: &Config, path: &Path) -> Result<gate_protocol::Explanation> {
     let path = path.to_str().context("its protocol has no word for a path that is not UTF-8")?.to_owned();
-    match Gate::connect(&config.gate_socket)?.ask(&Request::Explain { path })? {
-        Reply::Explanation(explanation) => Ok(explanation),
-        other => bail!("it answered {other:?}"),
-    }
+    let reply = Gate::connect(&config.gate_socket)?.ask(&Request::Explain { path })?;
+    let Reply::Explanation(explanation) = reply else { bail!("it answered {reply:?}") };
+    Ok(explanation)
 }
 
 fn package(config: &Config, path: &Path) -> Result<Package> {

@@ -1,6 +1,8 @@
 //! The real agent with a real gate, on the real kernel, against a server that speaks the real protocol.
 //!
 //! Each test has a mount namespace of its own, whose mounts are all that its gate ever marks. To be run as root.
+#![cfg(test)]
+#![expect(clippy::string_slice, reason = "digests and ids are ASCII")]
 
 mod commands;
 mod enroll;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use agent_protocol::{FROM_SERVER_BYTES_MAX, FromServer, encode};
+use agent_protocol::{ExecutionEvent, FROM_SERVER_BYTES_MAX, FromServer, encode};
 use domain::restriction::Desired;
 use nix::sys::signal::Signal;
 use orders::Outcome;
@@ -37,10 +37,11 @@ fn an_order_is_carried_out_proved_and_reported() {
     assert!(machine.runs(Path::new(PACKAGED)));
     assert_eq!(server.seen().accepted, [generation]);
     assert_eq!(server.seen().receipts[&generation].outcome, Outcome::Enforced);
-    server.wait("the refusal is reported", |seen| !seen.events.is_empty());
+    let is_ours = |event: &ExecutionEvent| event.path == unlisted.to_str().unwrap();
+    server.wait("the refusal is reported", |seen| seen.events.iter().any(is_ours));
     {
         let seen = server.seen();
-        let event = seen.events.iter().find(|event| event.path == unlisted.to_str().unwrap()).unwrap();
+        let event = seen.events.iter().find(|event| is_ours(event)).unwrap();
         assert_eq!(event.cause, "unlisted");
         assert!(event.count >= 1 && event.uid == Some(0));
     }

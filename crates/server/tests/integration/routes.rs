@@ -242,10 +242,14 @@ async fn every_route_answers_under_every_spelling() {
 
 /// A body without what moves by itself.
 fn steady(mut body: Value) -> Value {
-    let listed =
-        body.get_mut("value").and_then(Value::as_array_mut).into_iter().flatten().collect::<Vec<_>>();
-    listed.into_iter().filter_map(Value::as_object_mut).for_each(|row| drop(row.remove("lastSeen")));
-    body.as_object_mut().map(|entity| entity.remove("lastSeen"));
+    if let Some(rows) = body.get_mut("value").and_then(Value::as_array_mut) {
+        for row in rows.iter_mut().filter_map(Value::as_object_mut) {
+            row.remove("lastSeen");
+        }
+    }
+    if let Some(entity) = body.as_object_mut() {
+        entity.remove("lastSeen");
+    }
     body
 }
 

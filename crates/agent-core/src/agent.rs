@@ -308,6 +308,7 @@ impl Agent {
         }
         self.wants.receipt = self.receipt_seen < (status.store_epoch, status.generation);
         self.relay.policies_held(&status);
+        self.inventory.compare(&status);
         if self.link.is_up() && std::mem::take(&mut self.is_heartbeat_due) {
             effects.push(heartbeat(&status));
         }

@@ -60,6 +60,17 @@ impl Inventory {
         self.has_failed = false;
     }
 
+    /// The gate said which baseline it holds. One that lost it, or holds another, gets it again.
+    pub(crate) fn compare(&mut self, status: &Status) {
+        let is_as_given = match &self.stored {
+            Some(_) => status.baseline == self.stored,
+            None => status.baseline.is_some(),
+        };
+        if self.run == Run::None && !is_as_given {
+            self.is_wanted = true;
+        }
+    }
+
     /// Starts and stops the scan by the gate's state. While restricted the gate takes no baseline, and what is added to
     /// the packages then must not count.
     pub(crate) fn consider(&mut self, status: &Status, effects: &mut Vec<Effect>) {
@@ -72,10 +83,6 @@ impl Inventory {
                 effects.push(Effect::StopInventory);
             }
             return;
-        }
-        // A gate that lost its baseline, or holds another, gets it again.
-        if status.baseline.is_none() || (self.stored.is_some() && status.baseline != self.stored) {
-            self.is_wanted = true;
         }
         if self.is_wanted && self.run == Run::None && !self.is_paused {
             self.is_wanted = false;

@@ -148,15 +148,16 @@ impl Shell {
                 biased;
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                // Before what arrives, so that a peer that never stops cannot hold it up.
+                timer = fired(timer) => {
+                    self.timers.remove(&timer);
+                    Input::TimerFired(timer)
+                }
                 input = next(self.gate.as_mut().map(|gate| &mut gate.inputs)) => {
                     input.unwrap_or_else(|| Input::GateLost("its connection ended".to_owned()))
                 }
                 input = next(self.link.as_mut().map(|link| &mut link.inputs)), if wants_frames => {
                     input.unwrap_or_else(|| Input::LinkLost("its connection ended".to_owned()))
-                }
-                timer = fired(timer) => {
-                    self.timers.remove(&timer);
-                    Input::TimerFired(timer)
                 }
                 input = next(self.scan.as_mut().map(|scan| &mut scan.inputs)) => {
                     let crashed = || agent_core::InventoryEnd::Failed("the scan ended without a word".to_owned());

@@ -68,6 +68,7 @@ struct World {
     link: u64,
     scan: Option<u64>,
     is_scan_stopped: bool,
+    scans: u32,
     chaos: u8,
     random: u64,
     denied: BTreeSet<String>,
@@ -94,6 +95,7 @@ impl World {
             link: 0,
             scan: None,
             is_scan_stopped: false,
+            scans: 0,
             chaos: 0,
             random: seed,
             denied: BTreeSet::new(),
@@ -182,6 +184,7 @@ impl World {
                 Effect::StartInventory => {
                     assert_eq!(self.scan, None, "two scans at once");
                     self.scan = Some(self.sequence);
+                    self.scans += 1;
                     self.is_scan_stopped = false;
                     self.plan(3_000, Event::InventoryEnd(self.agent_life, self.sequence));
                 }
@@ -453,6 +456,7 @@ fn a_quiet_day() {
     }
     assert_eq!(world.told, [Notice::Restricted, Notice::Released, Notice::Restricted]);
     assert_eq!(world.gate.applied.len(), 3);
+    assert_eq!(world.scans, 1);
     assert!(world.gate.rejected.is_empty());
     world.step(&Step::Deny(300));
     world.pass(10_000);

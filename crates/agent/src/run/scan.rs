@@ -17,7 +17,7 @@ use crate::inventory;
 /// How often the progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// The most modified programs that the log names.
-const NAMED_MAX: usize = 20;
+const NAMED_MAX: usize = 3;
 
 /// A running scan; told to stop when dropped.
 pub(super) struct Scan {
@@ -81,8 +81,13 @@ fn scan(config: &Config, told: &mpsc::Sender<Input>, stop: &AtomicBool) -> Inven
                 unchanged = outcome.was_held,
                 "inventory complete"
             );
-            for path in report.modified_executables.iter().take(NAMED_MAX) {
-                tracing::warn!(path = %path.display(), "not what its package shipped: refused while restricted");
+            if !outcome.was_held && !report.modified_executables.is_empty() {
+                let named: Vec<_> = report.modified_executables.iter().take(NAMED_MAX).collect();
+                tracing::warn!(
+                    first = ?named,
+                    "programs that are not what their packages shipped are refused while restricted; \
+                     cordon-agent inventory names them"
+                );
             }
             InventoryEnd::Stored(inventory::summary(&outcome))
         }

@@ -47,7 +47,7 @@ impl ControlPlane {
     /// [`Error::Forbidden`]; from the store.
     pub async fn machine_list(&self, caller: &Caller, query: odata::Query) -> Result<Page<Machine>> {
         caller.require(Requirement::READ)?;
-        self.0.store.read(move |tx| Ok(machine_list(tx, &query, now())?)).await
+        self.0.store.read_list(move |tx| Ok(machine_list(tx, &query, now())?)).await
     }
 
     /// Enrolls a machine, or the same machine again; its incarnation. Spends one use of the token.
@@ -157,18 +157,23 @@ pub(crate) fn known(tx: &Tx<'_>, id: MachineId) -> Result<Machine> {
     machine_fetch(tx, id)?.ok_or_else(|| Error::NotFound { entity: "Machine", id: id.to_string() })
 }
 
-/// Writes a report that says something else than the last. One of another enrollment says nothing of this one.
+/// Writes a report that says something else than the last.
 fn report(tx: &Tx<'_>, machine: &Machine, reported: ReportedState) -> Result<()> {
     if changes(machine, reported) {
-        machine_reported(tx, machine.id, state_of(reported), reported.generation, now())?;
+        let generation = generation_of(machine, reported);
+        machine_reported(tx, machine.id, state_of(reported), generation, now())?;
     }
     Ok(())
 }
 
 fn changes(machine: &Machine, reported: ReportedState) -> bool {
     let known = &machine.restriction;
-    reported.incarnation == machine.incarnation
-        && (known.reported, known.reported_generation) != (state_of(reported), reported.generation)
+    (known.reported, known.reported_generation) != (state_of(reported), generation_of(machine, reported))
+}
+
+/// Generations of another enrollment count for nothing, but what the machine is, it is.
+fn generation_of(machine: &Machine, reported: ReportedState) -> u64 {
+    if reported.incarnation == machine.incarnation { reported.generation } else { 0 }
 }
 
 fn state_of(reported: ReportedState) -> Reported {

@@ -11,7 +11,7 @@ use domain::restriction::{Desired, Fence};
 use domain::time::Timestamp;
 use store::Tx;
 use store::list::{Page, machine_action_list};
-use store::machine::{machine_desire, machine_desire_withdraw, machine_gate_key};
+use store::machine::{machine_desire, machine_desire_withdraw};
 use store::machine_action::{
     machine_action_create, machine_action_fetch, machine_action_move, machine_action_open,
     machine_action_overdue, machine_action_receipt,
@@ -174,7 +174,7 @@ impl ControlPlane {
         query: odata::Query,
     ) -> Result<Page<MachineAction>> {
         caller.require(Requirement::READ)?;
-        self.0.store.read(move |tx| Ok(machine_action_list(tx, &query)?)).await
+        self.0.store.read_list(move |tx| Ok(machine_action_list(tx, &query)?)).await
     }
 
     /// Withdraws an action that is not final. The machine is then wanted to be what it last reported; when it has the
@@ -234,10 +234,8 @@ impl ControlPlane {
         self.0
             .store
             .read(move |tx| {
-                let action = existing(tx, id)?;
-                let envelope = machine_action_receipt(tx, id)?;
-                let public_key = machine_gate_key(tx, action.machine)?;
-                match envelope.zip(public_key) {
+                existing(tx, id)?;
+                match machine_action_receipt(tx, id)? {
                     Some((envelope, public_key)) => Ok(StoredReceipt { envelope, public_key }),
                     None => Err(Error::NotFound { entity: "Receipt of action", id: id.0.to_string() }),
                 }
@@ -251,27 +249,33 @@ impl ControlPlane {
     /// From the store.
     pub async fn machine_actions_expire(&self) -> Result<usize> {
         let at = now();
-        let overdue = self.0.store.read(move |tx| Ok::<_, Error>(machine_action_overdue(tx, at)?)).await?;
-        if overdue.is_empty() {
-            return Ok(0);
+        let mut ended = 0;
+        loop {
+            let overdue =
+                self.0.store.read(move |tx| Ok::<_, Error>(machine_action_overdue(tx, at)?)).await?;
+            if overdue.is_empty() {
+                return Ok(ended);
+            }
+            let moved = self.0.store.write(move |tx| expire(tx, &overdue, at)).await?;
+            ended += moved;
+            if moved == 0 {
+                return Ok(ended);
+            }
         }
-        self.0
-            .store
-            .write(move |tx| {
-                let mut ended = 0;
-                for action in overdue {
-                    // It may have moved since it was read: then the next round looks again.
-                    if end(tx, &action, Phase::Expired, None, at)? {
-                        let detail = format!("action {}", action.id.0);
-                        let operation = "machine_action_expire";
-                        audit::record(tx, at, AuditEntry::SYSTEM, operation, action.machine, detail)?;
-                        ended += 1;
-                    }
-                }
-                Ok(ended)
-            })
-            .await
     }
+}
+
+fn expire(tx: &Tx<'_>, overdue: &[MachineAction], at: Timestamp) -> Result<usize> {
+    let mut ended = 0;
+    for action in overdue {
+        // It may have moved since it was read: then the next round looks again.
+        if end(tx, action, Phase::Expired, None, at)? {
+            let detail = format!("action {}", action.id.0);
+            audit::record(tx, at, AuditEntry::SYSTEM, "machine_action_expire", action.machine, detail)?;
+            ended += 1;
+        }
+    }
+    Ok(ended)
 }
 
 /// What a call is counted and audited as.

@@ -31,13 +31,15 @@ pub struct CurrentOrder {
 enum Lookup {
     Nothing,
     Ready(CurrentOrder),
-    /// It was signed for another enrollment, or has expired although it is still wanted.
+    /// It is to be signed anew: it was signed for another enrollment, or its action is over although what it wants is
+    /// wanted still, so that the machine may have refused these very bytes.
     Stale,
 }
 
 impl ControlPlane {
-    /// The order that a machine is to be sent, unless it has reported it. An order that was signed for an earlier
-    /// enrollment of the machine, or whose time has passed, is signed anew: what is wanted stays wanted.
+    /// The order that a machine is to be sent: one whose action is open, or that the machine has not reported. An order
+    /// that was signed for an earlier enrollment, or whose action is over, is signed anew: what is wanted stays wanted.
+    /// The gate answers an order that it knows already with the receipt that it made then.
     ///
     /// # Errors
     /// From the store.
@@ -97,15 +99,18 @@ impl ControlPlane {
 fn look_up(tx: &Tx<'_>, id: MachineId) -> Result<Lookup> {
     let machine = machine::known(tx, id)?;
     let restriction = &machine.restriction;
-    if restriction.reported_generation >= restriction.wanted_generation {
-        return Ok(Lookup::Nothing);
-    }
     let Some(action) = machine_action_by_generation(tx, id, restriction.wanted_generation)? else {
         return Ok(Lookup::Nothing);
     };
-    // The deadline of an open action is its order's; that of a final one has no meaning any more.
-    let expired = action.phase.is_final() && action.deadline < now();
-    if action.fence.incarnation != machine.incarnation || expired {
+    let is_reported = restriction.reported_generation >= restriction.wanted_generation;
+    if action.phase.is_final() {
+        return Ok(if is_reported { Lookup::Nothing } else { Lookup::Stale });
+    }
+    // Whoever ends overdue actions gets to it.
+    if action.deadline < now() {
+        return Ok(Lookup::Nothing);
+    }
+    if action.fence.incarnation != machine.incarnation {
         return Ok(Lookup::Stale);
     }
     let envelope = machine_action_order(tx, action.id)?;

@@ -22,10 +22,9 @@ impl ControlPlane {
         self.0
             .store
             .write(move |tx| {
-                let gate_key = machine_gate_key(tx, id)?;
-                let gate_key =
-                    gate_key.ok_or_else(|| Error::NotFound { entity: "Machine", id: id.to_string() })?;
-                let gate_key: PublicKey = gate_key.parse().map_err(|error: orders::ParseKeyError| {
+                let gate_key_text = machine_gate_key(tx, id)?
+                    .ok_or_else(|| Error::NotFound { entity: "Machine", id: id.to_string() })?;
+                let gate_key: PublicKey = gate_key_text.parse().map_err(|error: orders::ParseKeyError| {
                     Error::Internal(store::StoreError::Damaged(format!("gate key of {id}: {error}")))
                 })?;
                 let verified = VerifiedReceipt::verify(envelope.as_bytes(), gate_key, id)?;
@@ -37,7 +36,7 @@ impl ControlPlane {
                     && receipt.fence.incarnation == machine.incarnation
                     && receipt.desired == action.kind.desired()
                 {
-                    settle(tx, &machine, &action, receipt, &envelope)?;
+                    settle(tx, &machine, &action, receipt, (&envelope, &gate_key_text))?;
                 }
                 Ok(receipt.fence.generation)
             })
@@ -51,7 +50,7 @@ fn settle(
     machine: &Machine,
     action: &MachineAction,
     receipt: &Receipt,
-    envelope: &str,
+    (envelope, gate_key): (&str, &str),
 ) -> Result<()> {
     let at = now();
     let (phase, failure) = match &receipt.outcome {
@@ -60,19 +59,20 @@ fn settle(
         Outcome::ApplyFailed(reason) => (Phase::ApplyFailed, Some(reason.as_str())),
         Outcome::ProbeFailed(reason) => (Phase::ProbeFailed, Some(reason.as_str())),
     };
-    if receipt.outcome == Outcome::Enforced
-        && receipt.fence.generation >= machine.restriction.reported_generation
-    {
+    let moved = machine_action_move(tx, action, phase, failure, None, at)?;
+    // Of an action that is over, a receipt is news only when nothing later was reported.
+    let is_news = moved || receipt.fence.generation > machine.restriction.reported_generation;
+    if receipt.outcome == Outcome::Enforced && is_news {
         let reported = match receipt.desired {
             Desired::Released => Reported::Released,
             Desired::Restricted => Reported::Restricted,
         };
         machine_reported(tx, machine.id, reported, receipt.fence.generation, at)?;
     }
-    if !machine_action_move(tx, action, phase, failure, None, at)? {
+    if !moved {
         return Ok(());
     }
-    machine_action_receipt_keep(tx, action.id, envelope)?;
+    machine_action_receipt_keep(tx, action.id, envelope, gate_key)?;
     // A gate that refused an order will never obey it; what it could not carry out, it tries again when it starts.
     if phase == Phase::Rejected {
         machine_desire_withdraw(tx, machine.id)?;

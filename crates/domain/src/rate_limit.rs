@@ -70,12 +70,14 @@ impl CallLog {
 
     /// Admits a call at `now` and returns its number, or says how long to wait. A refused call spends nothing.
     ///
-    /// A clock that went back never admits more: the newest recorded time counts as now.
+    /// A clock that went back never admits more: what was recorded in its future counts as recorded now.
     ///
     /// # Errors
     /// [`Exceeded`] with the limit that needs the longer wait.
     pub fn admit(&mut self, limit: &RateLimit, now: Timestamp) -> Result<u64, Exceeded> {
-        let now = self.nth_last(1).map_or(now, |newest| now.max(newest));
+        for ahead in self.times.iter_mut().rev().take_while(|at| **at > now) {
+            *ahead = now;
+        }
         let refused = [limit.minute, limit.hour]
             .into_iter()
             .filter_map(|window| {
@@ -195,5 +197,7 @@ mod tests {
         }
         let refused = log.admit(&SMALL, Timestamp::from_unix_seconds(10)).unwrap_err();
         assert_eq!(refused.retry_after, Duration::from_secs(60));
+        let waited = Timestamp::from_unix_seconds(10).plus(refused.retry_after);
+        assert!(log.admit(&SMALL, waited).is_ok());
     }
 }

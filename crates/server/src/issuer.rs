@@ -40,9 +40,8 @@ pub(crate) const TOKEN_VALIDITY: Duration = Duration::from_secs(60 * 60);
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// The longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Failed logins a minute: from one network, and as one app.
+/// Failed logins a minute from one network. Not counted per app: ids are no secret, so anybody could lock an app out.
 const FAILURES_PER_NETWORK: u32 = 30;
-const FAILURES_PER_APP: u32 = 100;
 
 /// Makes and checks tokens.
 pub(crate) struct Issuer {
@@ -53,7 +52,6 @@ pub(crate) struct Issuer {
     folder: KeyFolder,
     keys: RwLock<Arc<KeySet>>,
     failures_by_network: Attempts<std::net::IpAddr>,
-    failures_by_app: Attempts<Uuid>,
 }
 
 /// The two forms of tokens and token replies.
@@ -146,7 +144,6 @@ impl Issuer {
             folder,
             keys: RwLock::new(Arc::new(keys)),
             failures_by_network: Attempts::new(FAILURES_PER_NETWORK),
-            failures_by_app: Attempts::new(FAILURES_PER_APP),
         })
     }
 

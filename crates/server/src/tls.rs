@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use crate::attempts::network;
 use crate::certificate_authority::MachineKey;
 use connection::{DeadlineBody, Progress};
 
@@ -45,7 +46,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest head of a request, in bytes.
 const HEAD_BYTES_MAX: u32 = 32 * 1024;
 /// HTTP/2: requests at a time on one connection.
-const STREAMS_MAX: u32 = 64;
+const STREAMS_MAX: u32 = 32;
 /// HTTP/2: bytes that a client may send ahead of us reading them, per request and per connection.
 const WINDOW_BYTES: u32 = 64 * 1024;
 
@@ -151,7 +152,7 @@ impl Listener {
         let permit = Arc::clone(&self.slots).acquire_owned().await.ok()?;
         match self.socket.accept().await {
             Ok((socket, address)) => {
-                let share = AddressCounts::admit(&self.per_address, address.ip())?;
+                let share = AddressCounts::admit(&self.per_address, network(address.ip()))?;
                 Some(Accepted { socket, address, slot: Slot { _permit: permit, _share: share } })
             }
             Err(error) => {

@@ -66,7 +66,9 @@ CREATE TABLE machine_action (
     failure TEXT,
     -- Exact signed bytes.
     signed_order TEXT NOT NULL,
-    receipt TEXT
+    receipt TEXT,
+    -- What it was verified with.
+    receipt_key TEXT
 );
 CREATE UNIQUE INDEX machine_action_one_open ON machine_action (machine) WHERE open = 1;
 CREATE UNIQUE INDEX machine_action_generation ON machine_action (machine, store_epoch, generation);

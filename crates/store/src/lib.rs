@@ -96,7 +96,22 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        self.readers.run(job).await
+        self.readers.run(reader::Kind::Short, job).await
+    }
+
+    /// Like [`Store::read`], for what may look at very many rows: it does not hold up short reads.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub async fn read_list<T, E>(
+        &self,
+        job: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        self.readers.run(reader::Kind::List, job).await
     }
 }
 

@@ -114,16 +114,22 @@ pub fn machine_action_reissue(
     Ok(())
 }
 
-/// The machine's signed receipt for an action.
+/// The machine's signed receipt for an action, and the key that it was verified with.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn machine_action_receipt(tx: &Tx<'_>, id: MachineActionId) -> Result<Option<String>, StoreError> {
-    let mut statement = tx.0.prepare_cached("SELECT receipt FROM machine_action WHERE id = $1")?;
-    Ok(statement.query_row([id.0.to_string()], |row| row.get(0))?)
+pub fn machine_action_receipt(
+    tx: &Tx<'_>,
+    id: MachineActionId,
+) -> Result<Option<(String, String)>, StoreError> {
+    let mut statement =
+        tx.0.prepare_cached("SELECT receipt, receipt_key FROM machine_action WHERE id = $1")?;
+    let (receipt, key): (Option<String>, Option<String>) =
+        statement.query_row([id.0.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(receipt.zip(key))
 }
 
-/// Keeps the machine's signed receipt for an action.
+/// Keeps the machine's signed receipt for an action, and the key that it was verified with: the machine may get another.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -131,9 +137,10 @@ pub fn machine_action_receipt_keep(
     tx: &Tx<'_>,
     id: MachineActionId,
     receipt: &str,
+    gate_key: &str,
 ) -> Result<(), StoreError> {
-    tx.0.prepare_cached("UPDATE machine_action SET receipt = $2 WHERE id = $1")?
-        .execute(params![id.0.to_string(), receipt])?;
+    tx.0.prepare_cached("UPDATE machine_action SET receipt = $2, receipt_key = $3 WHERE id = $1")?
+        .execute(params![id.0.to_string(), receipt, gate_key])?;
     Ok(())
 }
 

@@ -147,14 +147,14 @@ async fn a_machine_that_enrolls_again_gets_the_order_that_is_still_wanted() {
 }
 
 #[tokio::test]
-async fn reports_of_an_earlier_enrollment_say_nothing() {
+async fn a_gate_of_an_earlier_enrollment_shows_as_drift() {
     let deployment = Deployment::start(GENEROUS).await;
     let mut machine = Machine::join(&deployment, 7).await;
     machine.enroll(&deployment).await;
     let old = ReportedState { incarnation: 1, generation: 9, restricted: true };
     deployment.control.machine_reported(machine.id, old).await.unwrap();
     let seen = deployment.control.machine_fetch(&operator(), "lab-7").await.unwrap();
-    assert_eq!(seen.restriction.reported_generation, 0);
+    assert_eq!((seen.restriction.reported_generation, seen.restriction.drifts()), (0, true));
 }
 
 #[tokio::test]
@@ -226,4 +226,27 @@ async fn a_machine_without_a_known_id_is_not_found_and_names_may_be_ambiguous() 
         .unwrap();
     let ambiguous = restrict("lab-7").await.unwrap_err().to_string();
     assert!(ambiguous.contains(&machine.id.to_string()) && ambiguous.contains(&other.id.to_string()));
+}
+
+#[tokio::test]
+async fn an_order_whose_receipt_got_lost_is_sent_until_there_is_one() {
+    let deployment = Deployment::start(GENEROUS).await;
+    let machine = Machine::join(&deployment, 7).await;
+    let action = deployment.restrict(&machine).await.unwrap();
+    let sent = deployment.order(&machine).await;
+    // The gate has the order, died, and reports its generation after it has started again.
+    machine.connect(&deployment, 1, true).await;
+    assert_eq!(deployment.order(&machine).await, sent);
+    machine.prove(&deployment).await;
+    assert_eq!(deployment.action(&action).await.phase.status(), Status::Succeeded);
+    assert_eq!(deployment.order(&machine).await, None);
+}
+
+#[tokio::test]
+async fn a_generation_that_was_never_ordered_is_drift() {
+    let deployment = Deployment::start(GENEROUS).await;
+    let machine = Machine::join(&deployment, 7).await;
+    machine.connect(&deployment, 9, false).await;
+    let seen = deployment.control.machine_fetch(&operator(), "lab-7").await.unwrap();
+    assert!(seen.restriction.drifts());
 }

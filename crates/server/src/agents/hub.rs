@@ -12,13 +12,26 @@ use std::time::Duration;
 use control_plane::Links;
 use domain::machine::MachineId;
 use domain::time::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 /// The connections of this server.
-#[derive(Default)]
 pub(crate) struct Hub {
     connections: Mutex<Connections>,
     connected: watch::Sender<usize>,
+    policy_turns: Semaphore,
+}
+
+/// How many machines are sent a policy at a time: each holds a few copies of up to 4 MiB until its machine has read it.
+const POLICIES_AT_ONCE: usize = 8;
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self {
+            connections: Mutex::default(),
+            connected: watch::Sender::default(),
+            policy_turns: Semaphore::new(POLICIES_AT_ONCE),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -148,6 +161,11 @@ impl Place {
     /// Raises signals for this very connection.
     pub(super) fn raise(&self, signals: Signals) {
         self.connection.raise(signals);
+    }
+
+    /// Waits for the turn to send a policy; none when turns are not given any more, which they always are.
+    pub(super) async fn turn_to_send_policy(&self) -> Option<SemaphorePermit<'_>> {
+        self.hub.policy_turns.acquire().await.ok()
     }
 
     /// Notes that the machine was heard at `now`.

@@ -116,7 +116,15 @@ async fn serve(
     .await?;
     place.raise(Signals::ORDER);
     place.raise(Signals::POLICIES);
-    let mut session = Session { line, control: &state.control, place, machine, held };
+    let mut session = Session {
+        line,
+        control: &state.control,
+        place,
+        machine,
+        held,
+        answered: None,
+        repeat_after: Duration::from_secs(state.config.heartbeat_seconds.into()),
+    };
     session.run().await
 }
 
@@ -148,6 +156,10 @@ struct Session<'a> {
     machine: MachineId,
     /// The policies that the machine holds, as far as we know.
     held: HashSet<Sha256Digest>,
+    /// The generation that the machine last sent a receipt of, and when.
+    answered: Option<(u64, Instant)>,
+    /// How long until an order that has its receipt is sent again because a heartbeat lacks it.
+    repeat_after: Duration,
 }
 
 impl Session<'_> {
@@ -184,6 +196,7 @@ impl Session<'_> {
             return Err(End::Goodbye("the server stops".to_owned()));
         }
         if signals.holds(Signals::ORDER) {
+            self.answered = None;
             self.offer_order().await?;
         }
         if signals.holds(Signals::POLICIES) {
@@ -192,11 +205,18 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Sends the machine's order, unless the machine has reported it.
+    /// Sends the machine's order, unless the machine has reported it, or has just answered it: a gate that cannot obey
+    /// would be asked, and answer, without end.
     async fn offer_order(&mut self) -> Result<(), End> {
         let Some(order) = self.control.order_current(self.machine).await.map_err(refused)? else {
             return Ok(());
         };
+        let is_repeat = |(generation, at): (u64, Instant)| {
+            generation == order.generation && at.elapsed() < self.repeat_after
+        };
+        if self.answered.is_some_and(is_repeat) {
+            return Ok(());
+        }
         if let Some(digest) = order.policy.filter(|digest| !self.held.contains(digest)) {
             match self.control.policy_envelope(digest).await.map_err(refused)? {
                 Some(envelope) => self.send_policy(digest, &envelope).await?,
@@ -225,7 +245,10 @@ impl Session<'_> {
     }
 
     async fn send_policy(&mut self, digest: Sha256Digest, envelope: &str) -> Result<(), End> {
+        // A policy can be large, and all machines want it at once.
+        let turn = self.place.turn_to_send_policy().await;
         self.line.send(&FromServer::Policy { envelope: envelope.to_owned() }).await?;
+        drop(turn);
         self.held.insert(digest);
         Ok(())
     }
@@ -272,7 +295,10 @@ impl Session<'_> {
 
     async fn take_receipt(&mut self, envelope: &str) -> Result<(), End> {
         match self.control.receipt_accept(self.machine, envelope).await {
-            Ok(generation) => self.line.send(&FromServer::ReceiptStored { generation }).await,
+            Ok(generation) => {
+                self.answered = Some((generation, Instant::now()));
+                self.line.send(&FromServer::ReceiptStored { generation }).await
+            }
             // Not worth the connection: orders must still get through to the machine.
             Err(control_plane::Error::MachineMisbehaves(why)) => {
                 tracing::warn!(machine = %self.machine, why, "receipt refused");

@@ -203,12 +203,10 @@ async fn authenticate(
         issuer.failures_by_network.fail(network, now);
         return Err(wrong());
     };
-    issuer.failures_by_app.check(&id, now).map_err(Refused::too_many)?;
     match state.control.app_authenticate(id, secret).await {
         Ok(app) => Ok(app),
         Err(control_plane::Error::Unauthenticated(_)) => {
             issuer.failures_by_network.fail(network, now);
-            issuer.failures_by_app.fail(id, now);
             tracing::warn!(app = %id, address = %peer.address, "login refused");
             Err(wrong())
         }

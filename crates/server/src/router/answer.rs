@@ -3,7 +3,6 @@
 //! Owns what holds for all replies: the error envelope, also for panics, time-outs and what the framework refuses; the
 //! headers of every reply; the access log, which never holds a token, a body, or a path with its values.
 
-use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -11,7 +10,6 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
@@ -43,8 +41,9 @@ pub(crate) async fn answer(request: Request, next: Next) -> Response {
     let span = tracing::info_span!("request", %id);
 
     let request = request.map(|body| Body::new(Unread::new(body)));
-    let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let handled = tokio::time::timeout(REQUEST_TIME_MAX, handled.instrument(span.clone())).await;
+    // A task of its own: what a use case does after its commit is done even when the caller has gone away.
+    let handled = tokio::spawn(next.run(request).instrument(span.clone()));
+    let handled = tokio::time::timeout(REQUEST_TIME_MAX, handled).await;
     let response = match handled {
         Ok(Ok(response)) => response,
         // The panic hook has said where.

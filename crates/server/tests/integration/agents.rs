@@ -309,7 +309,7 @@ async fn an_order_waits_for_its_machine_and_follows_its_policy() {
 }
 
 #[tokio::test]
-async fn an_order_is_offered_until_the_machine_has_reported_it() {
+async fn an_order_is_offered_until_the_machine_has_proved_it() {
     let server = TestServer::start().await;
     let (admin, machine) = (server.admin(), Machine::enroll(&server).await);
     let (mut link, _) = machine.connect(&server).await;
@@ -319,6 +319,11 @@ async fn an_order_is_offered_until_the_machine_has_reported_it() {
         link.say(&FromAgent::Heartbeat(Heartbeat { restriction: machine.report(0, false) })).await;
         assert_eq!(machine.order_in(&link.hear().await), order);
     }
+    // That it is in force is no proof: the receipt may have got lost.
+    link.say(&FromAgent::Heartbeat(Heartbeat { restriction: machine.report(1, true) })).await;
+    assert_eq!(machine.order_in(&link.hear().await), order);
+    link.say(&machine.receipt(&order, &machine.gate)).await;
+    assert_eq!(link.hear().await, FromServer::ReceiptStored { generation: 1 });
     link.say(&FromAgent::Heartbeat(Heartbeat { restriction: machine.report(1, true) })).await;
     link.say(&FromAgent::Executions { batch: 9, events: Vec::new(), dropped: 3 }).await;
     assert_eq!(link.hear().await, FromServer::ExecutionsStored { batch: 9 });

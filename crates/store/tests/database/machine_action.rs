@@ -50,8 +50,9 @@ async fn an_action_is_kept_with_its_order_and_receipt() {
     assert_eq!(fetch(&database, MachineActionId(Uuid::nil())).await, None);
     assert_eq!(database.read(move |tx| machine_action_order(tx, id)).await, "the order");
     assert_eq!(database.read(move |tx| machine_action_receipt(tx, id)).await, None);
-    database.write(move |tx| machine_action_receipt_keep(tx, id, "the receipt")).await;
-    assert_eq!(database.read(move |tx| machine_action_receipt(tx, id)).await.as_deref(), Some("the receipt"));
+    database.write(move |tx| machine_action_receipt_keep(tx, id, "the receipt", "the key")).await;
+    let kept = database.read(move |tx| machine_action_receipt(tx, id)).await;
+    assert_eq!(kept, Some(("the receipt".to_owned(), "the key".to_owned())));
 }
 
 #[tokio::test]

@@ -68,16 +68,24 @@ pub(super) fn digests(texts: &[String]) -> Result<HashSet<Sha256Digest>, End> {
 pub(super) fn execution_event(event: protocol::ExecutionEvent) -> ExecutionEvent {
     ExecutionEvent {
         at: Timestamp::from_ticks(event.at),
-        path: printable(&event.path),
+        path: capped(printable(&event.path)),
         sha256: event.sha256.and_then(|text| Some(text.parse::<Sha256Digest>().ok()?.to_string())),
         cause: printable(&event.cause),
         rule: event.rule.as_deref().map(printable),
         pid: event.pid,
         ppid: event.ppid,
         uid: event.uid,
-        parent_program: printable(&event.parent_program),
+        parent_program: capped(printable(&event.parent_program)),
         count: event.count.min(i64::MAX.unsigned_abs()),
     }
+}
+
+/// Longer paths are cut: the kernel knows none, and escapes may make sixfold of what was sent.
+const PATH_BYTES_MAX: usize = 4096;
+
+fn capped(mut path: String) -> String {
+    path.truncate(path.floor_char_boundary(PATH_BYTES_MAX));
+    path
 }
 
 /// The text with control characters escaped: agents escape what they send, but not every sender is an honest agent.

@@ -7,10 +7,11 @@ use tokio::time::Instant;
 
 /// What one unit stands for: a frame, or this many bytes of one.
 const UNIT_BYTES: usize = 4096;
-/// The trickle: ten units a second.
-const UNIT_TIME: Duration = Duration::from_millis(100);
+/// The trickle: fifty units a second, several times what a machine says that is restricted and released as often as the
+/// API's own limits allow.
+const UNIT_TIME: Duration = Duration::from_millis(20);
 /// The burst: room for all that piles up on a machine without connection.
-const BURST: Duration = Duration::from_millis(100 * 1024);
+const BURST: Duration = Duration::from_millis(20 * 1024);
 
 /// The pace of one connection (a generic cell rate algorithm).
 pub(super) struct Pace {

@@ -59,7 +59,7 @@ fn check(lab: &Lab, machine: &mut Machine) -> Result<()> {
     machine.kill_agent()?;
     let [name @ .., _wait] = restrict;
     let pending = text(&cordon.json(PENDING, &name)?, "id")?;
-    cordon.expect(FAILED, &["action", "cancel", &pending])?;
+    cordon.expect(DONE, &["action", "cancel", &pending])?;
     cordon.expect(FAILED, &["action", "wait", &pending])?;
     let action = cordon.json(TIMED_OUT, &restrict)?;
     ensure!(text(&action, "status")? == "TimeOut", "not TimeOut: {action}");

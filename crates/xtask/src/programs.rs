@@ -88,7 +88,8 @@ pub(crate) fn metadata() -> Result<Value> {
     serde_json::from_str(&metadata).context("output of cargo metadata")
 }
 
-fn target_folder() -> Result<PathBuf> {
+/// Where cargo puts what it builds.
+pub(crate) fn target_folder() -> Result<PathBuf> {
     let metadata = metadata()?;
     let folder = metadata.get("target_directory").and_then(Value::as_str);
     folder.map(PathBuf::from).context("no target directory in the output of cargo metadata")

@@ -6,7 +6,7 @@ use agent_protocol::{FromAgent, FromServer, InventorySummary, PROTOCOL_VERSION, 
 use domain::machine::MachineId;
 use domain::restriction::Fence;
 use domain::time::Timestamp;
-use gate_protocol::{DENIALS_MAX, Reply, Status};
+use gate_protocol::{DENIALS_MAX, Reply, Request, Status};
 use orders::{Outcome, PublicKey, Receipt, TrustedKeys, VerifiedOrder, VerifiedReceipt};
 
 use crate::certificate::Certificate;
@@ -178,38 +178,42 @@ impl Agent {
         }
         let Some(status) = self.gate.fresh_status() else {
             self.wants.status = false;
-            return self.gate.ask(Asked::Status, effects);
+            return self.gate.ask(Asked::Status, Request::Status, effects);
         };
         let is_baseline_underway = self.inventory.is_first_underway(status);
-        let asked = if let Some(envelope) = self.relay.next_policy() {
-            Asked::StorePolicy(envelope)
+        let (asked, request) = if let Some(envelope) = self.relay.next_policy() {
+            (Asked::StorePolicy, Request::StorePolicy { envelope: envelope.to_owned() })
         } else if std::mem::take(&mut self.wants.receipt) {
-            Asked::LastReceipt
+            (Asked::LastReceipt, Request::LastReceipt)
         } else if let Some(order) = self.relay.next_order(status, is_baseline_underway) {
-            Asked::Apply(order)
+            let envelope = order.envelope.clone();
+            (Asked::Apply(order), Request::Apply { envelope })
         } else if std::mem::take(&mut self.wants.status) {
-            Asked::Status
+            (Asked::Status, Request::Status)
         } else if std::mem::take(&mut self.wants.denials) {
-            Asked::Denials
+            (Asked::Denials, Request::Denials)
         } else {
             return;
         };
-        self.gate.ask(asked, effects);
+        self.gate.ask(asked, request, effects);
     }
 
     fn gate_lost(&mut self, reason: &str, effects: &mut Vec<Effect>) {
         if self.gate.fresh_status().is_some() {
             effects.push(warn(format!("the gate does not answer: {reason}")));
         }
-        self.relay.gate_lost();
+        if self.relay.gate_lost() {
+            effects.push(Effect::Arm(Timer::OrderWait, ORDER_WAIT_MAX));
+        }
         self.gate.lost(&mut self.random, effects);
     }
 
     fn gate_replied(&mut self, reply: Reply, effects: &mut Vec<Effect>) {
         match (self.gate.answered(&reply), reply) {
             (Some(Asked::Status), Reply::Status(status)) => self.gate_said(*status, effects),
-            (Some(Asked::StorePolicy(envelope)), Reply::Done) => self.relay.policy_stored(&envelope),
-            (Some(Asked::StorePolicy(_)), Reply::Refused { reason }) => {
+            (Some(Asked::StorePolicy), Reply::Done) => self.relay.policy_stored(),
+            (Some(Asked::StorePolicy), Reply::Refused { reason }) => {
+                self.relay.policy_refused();
                 effects.push(warn(format!("the gate does not keep a policy: {reason}")));
             }
             (Some(Asked::Apply(_)), Reply::Accepted { generation }) => {
@@ -376,12 +380,13 @@ impl Agent {
         if !self.relay.take_up_order(order) {
             return;
         }
+        // In any case: it can come to wait later, when the gate goes away and comes back with less than it had.
+        effects.push(Effect::Arm(Timer::OrderWait, ORDER_WAIT_MAX));
         if let Some(status) = self.gate.status()
             && let Some(generation) = self.relay.waiting(status, self.inventory.is_first_underway(status))
         {
             let text = format!("the order of generation {generation} waits until the gate has what it needs");
             effects.push(Effect::Log(Level::Info, text));
-            effects.push(Effect::Arm(Timer::OrderWait, ORDER_WAIT_MAX));
         }
     }
 

@@ -41,8 +41,7 @@ pub(crate) struct Wants {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     Status,
-    /// With the policy's envelope.
-    StorePolicy(String),
+    StorePolicy,
     Apply(PendingOrder),
     LastReceipt,
     Denials,
@@ -75,14 +74,7 @@ impl Gate {
         self.is_connected && self.asked.is_none()
     }
 
-    pub(crate) fn ask(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
-        let request = match &asked {
-            Asked::Status => Request::Status,
-            Asked::StorePolicy(envelope) => Request::StorePolicy { envelope: envelope.clone() },
-            Asked::Apply(order) => Request::Apply { envelope: order.envelope.clone() },
-            Asked::LastReceipt => Request::LastReceipt,
-            Asked::Denials => Request::Denials,
-        };
+    pub(crate) fn ask(&mut self, asked: Asked, request: Request, effects: &mut Vec<Effect>) {
         self.asked = Some(asked);
         effects.push(Effect::AskGate(request));
         effects.push(Effect::Arm(Timer::GateReply, REPLY_MAX));

@@ -26,6 +26,7 @@ pub(crate) struct PendingOrder {
 
 #[derive(Debug, Default)]
 pub(crate) struct Relay {
+    /// Until the gate keeps or refuses it, so that a gate that goes away in between gets it again.
     policy: Option<String>,
     order: Option<PendingOrder>,
     /// The order that the gate is carrying out.
@@ -88,9 +89,9 @@ impl Relay {
         self.is_impatient || order.desired == Desired::Released || !(needs_policy || needs_baseline)
     }
 
-    /// The policy to store next.
-    pub(crate) fn next_policy(&mut self) -> Option<String> {
-        self.policy.take()
+    /// The policy to store next: the same one until the gate is done with it.
+    pub(crate) fn next_policy(&self) -> Option<&str> {
+        self.policy.as_deref()
     }
 
     /// The order to carry out next.
@@ -104,12 +105,19 @@ impl Relay {
         None
     }
 
-    pub(crate) fn policy_stored(&mut self, envelope: &str) {
+    /// The gate keeps the policy.
+    pub(crate) fn policy_stored(&mut self) {
+        let Some(envelope) = self.policy.take() else { return };
         let digest = Envelope::from_bytes(envelope.as_bytes(), VerifiedPolicy::BYTES_MAX)
             .and_then(|envelope| envelope.payload_digest());
         if let Ok(digest) = digest {
             self.held.insert(digest);
         }
+    }
+
+    /// The gate does not keep the policy. The next connection to the server brings it again.
+    pub(crate) fn policy_refused(&mut self) {
+        self.policy = None;
     }
 
     /// The gate said which policies it holds.
@@ -122,11 +130,10 @@ impl Relay {
         self.at_gate = None;
     }
 
-    /// The gate went away: the order counts as not carried out, unless a newer one is there.
-    pub(crate) fn gate_lost(&mut self) {
-        if let Some(order) = self.at_gate.take() {
-            self.take_up_order(order);
-        }
+    /// The gate went away: the order counts as not carried out, unless a newer one is there. Answers whether it is held
+    /// again, and may have to wait again.
+    pub(crate) fn gate_lost(&mut self) -> bool {
+        self.at_gate.take().is_some_and(|order| self.take_up_order(order))
     }
 
     /// Keeps a receipt until the server has it.

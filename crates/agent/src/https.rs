@@ -88,6 +88,6 @@ async fn read(mut response: Response) -> Result<Vec<u8>> {
 }
 
 /// What a stranger said, fit for a terminal.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().take(500).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek as _, Write};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
@@ -41,15 +40,16 @@ pub(crate) fn refresh(
     stop: &AtomicBool,
 ) -> Result<Outcome> {
     let state = StateDir::new(&config.state_dir);
+    let as_owner = state.as_owner()?;
     let _lock = state.lock_scan()?;
     let inventory = inventory(config);
     let report = inventory.scan(progress, stop)?;
-    state.give_to_owner(&state.path("inventory"))?;
     let path = state.path("baseline");
     let (file, bytes, baseline) =
-        write_baseline(&inventory, &path).with_context(|| format!("cannot write {}", path.display()))?;
+        write_baseline(&inventory, &state).with_context(|| format!("cannot write {}", path.display()))?;
     // It stays readable through the open file only.
     fs::remove_file(&path)?;
+    drop(as_owner);
     let mut gate = Gate::connect(&config.gate_socket)?;
     let was_held = gate.status()?.baseline == Some(baseline.to_string());
     if !was_held {
@@ -58,8 +58,8 @@ pub(crate) fn refresh(
     Ok(Outcome { report, baseline, was_held })
 }
 
-fn write_baseline(inventory: &Inventory, path: &Path) -> Result<(File, u64, Sha256Digest)> {
-    let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+fn write_baseline(inventory: &Inventory, state: &StateDir) -> Result<(File, u64, Sha256Digest)> {
+    let file = state.create("baseline")?;
     let mut out = BufWriter::new(Hashing { file, hasher: Sha256::new(), bytes: 0 });
     inventory.write_baseline(&mut out)?;
     let Hashing { mut file, hasher, bytes } = out.into_inner().map_err(io::IntoInnerError::into_error)?;

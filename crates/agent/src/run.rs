@@ -42,6 +42,8 @@ const PACKAGES_EVERY: Duration = Duration::from_secs(5);
 /// When this machine is not enrolled, or its credential cannot be used. What goes wrong later is logged and tried again.
 pub(crate) fn run(config: Config) -> Result<()> {
     log_to_standard_error(&config)?;
+    // Before any other thread starts. Only where somebody runs it as root by hand is there anything to do.
+    let _as_owner = StateDir::new(&config.state_dir).as_owner()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Names are looked up, and terminals written to, on other threads; few at a time.

@@ -1,5 +1,6 @@
 //! What the running agent leaves for `status` and `doctor` to read.
 
+use std::io::Write as _;
 use std::time::SystemTime;
 
 use agent_core::{LinkState, Snapshot};
@@ -7,6 +8,7 @@ use anyhow::Result;
 use domain::time::{TICKS_PER_SECOND, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::https::printable;
 use crate::state_dir::StateDir;
 
 const FILE: &str = "run.json";
@@ -76,9 +78,9 @@ impl RunState {
 
     /// Leaves it in the folder. Not durably: it says nothing after a crash.
     pub(crate) fn save(&self, state: &StateDir) -> std::io::Result<()> {
-        let (beside, path) = (state.path("run.json.new"), state.path(FILE));
-        std::fs::write(&beside, serde_json::to_vec(self)?)?;
-        std::fs::rename(beside, path)
+        let beside = "run.json.new";
+        state.create(beside)?.write_all(&serde_json::to_vec(self)?)?;
+        std::fs::rename(state.path(beside), state.path(FILE))
     }
 
     /// Removes it: the agent ends.
@@ -93,7 +95,10 @@ impl RunState {
     /// When the folder cannot be read.
     pub(crate) fn load(state: &StateDir) -> Result<Option<Self>> {
         let Some(text) = state.read(FILE)? else { return Ok(None) };
-        let Ok(run_state) = serde_json::from_str::<Self>(&text) else { return Ok(None) };
+        let Ok(mut run_state) = serde_json::from_str::<Self>(&text) else { return Ok(None) };
+        // Some of it is what the server said.
+        run_state.link = printable(&run_state.link);
+        run_state.last_problem = run_state.last_problem.map(|problem| printable(&problem));
         let name = std::fs::read_to_string(format!("/proc/{}/comm", run_state.process)).unwrap_or_default();
         Ok(Some(run_state).filter(|_| name.trim_end() == "cordon-agent"))
     }

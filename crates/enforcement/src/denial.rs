@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -34,7 +34,7 @@ pub struct Denial {
     pub cause: DecisionCause,
     /// The process that tried.
     pub pid: i32,
-    /// Its parent; 0 when the process was gone before it was looked at.
+    /// Its parent; 0 when the process was gone before it was looked at, which happens when the refusal was known.
     pub ppid: i32,
     /// Its user; none when the process was gone.
     pub uid: Option<u32>,
@@ -49,6 +49,31 @@ pub(crate) struct RawDenial {
     pub(crate) file: Arc<OwnedFd>,
     pub(crate) pid: i32,
     pub(crate) label: Arc<Label>,
+    /// The process, when it was looked at while it waited.
+    pub(crate) process: Option<Process>,
+}
+
+/// What is known of a process that tried.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    parent: i32,
+    user: Option<u32>,
+    program: Vec<u8>,
+}
+
+impl Process {
+    /// Looks at a process; none when it is gone.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let field =
+            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        Some(Self {
+            parent: field("PPid:").and_then(|text| text.parse().ok()).unwrap_or(0),
+            user: field("Uid:").and_then(|text| text.parse().ok()),
+            program: program.into_os_string().into_vec(),
+        })
+    }
 }
 
 /// The denials that nobody has taken.
@@ -80,7 +105,8 @@ impl DenialLog {
                 && other.path == denial.path
                 && other.cause == denial.cause
                 && other.digest == denial.digest
-                && other.uid == denial.uid
+                // Who is gone counts as anyone.
+                && (denial.uid.is_none() || other.uid == denial.uid)
         });
         if let Some((_, other)) = alike {
             other.count += 1;
@@ -104,19 +130,16 @@ pub(crate) fn run(shared: &Shared) {
 }
 
 pub(crate) fn describe(raw: &RawDenial) -> Denial {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", raw.pid)).unwrap_or_default();
-    let field =
-        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
-    let program = std::fs::read_link(format!("/proc/{}/exe", raw.pid));
+    let process = raw.process.clone().or_else(|| Process::of(raw.pid));
     Denial {
         at: Timestamp::from(SystemTime::now()),
         path: path_of(&raw.file),
         digest: raw.label.digest,
         cause: raw.label.decision.cause.clone(),
         pid: raw.pid,
-        ppid: field("PPid:").and_then(|text| text.parse().ok()).unwrap_or(0),
-        uid: field("Uid:").and_then(|text| text.parse().ok()),
-        parent_program: program.map(|path| path.as_os_str().as_bytes().to_vec()).unwrap_or_default(),
+        ppid: process.as_ref().map_or(0, |process| process.parent),
+        uid: process.as_ref().and_then(|process| process.user),
+        parent_program: process.map(|process| process.program).unwrap_or_default(),
         count: 1,
     }
 }

@@ -11,12 +11,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
+use domain::decision::Verdict;
 use domain::restriction::Tier;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::denial::{self, Denial, DenialLog, RawDenial};
+use crate::denial::{self, Denial, DenialLog, Process, RawDenial};
 use crate::foreign::Foreign;
 use crate::label::{self, InodeVersion, Job, Label};
 use crate::mounts::{self, Mount};
@@ -177,11 +178,16 @@ impl Shared {
 
     /// Hands a verdict to the responder; `keep` makes it a label.
     pub(crate) fn answer(&self, job: &Job, label: Label, keep: bool) {
+        // While it waits, it is there to be looked at.
+        let is_refused = label.decision.verdict == Verdict::Deny;
+        let process = is_refused.then(|| Process::of(job.pid)).flatten();
         let answer = Answer::Judged {
             file: Arc::clone(&job.file),
             version: job.version,
             label: Arc::new(label),
             keep,
+            pid: job.pid,
+            process,
         };
         self.send(answer);
     }
@@ -344,8 +350,13 @@ impl Drop for Session {
             // A thread that panicked has nothing left to stop.
             drop(responder.join());
         }
-        // The other threads end soon, and the last closes the group. A disk that does not answer may hold one up,
-        // which must not hold up the release.
+        // The other threads end soon; a disk that does not answer may hold one up. Closing the group waits for the
+        // kernel's grace periods. Neither must hold up the release.
+        drop(spawn("close", &self.shared, |shared| {
+            while Arc::strong_count(shared) > 1 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }));
     }
 }
 
@@ -383,21 +394,30 @@ fn mark_mounts(mut mountinfo: &std::fs::File, shared: &Arc<Shared>) -> Result<()
     let (foreign, own): (Vec<Mount>, _) =
         mounts::with_programs(&text).into_iter().partition(|mount| mount.foreign);
     let (mut marks, mut unmarked, mut failed) = (0, 0, None);
-    for Mount { path, .. } in own {
-        match sys::mark_executions(shared.group.as_fd(), &path, shared.settings.scope.coverage()) {
+    for mount in own {
+        let marked = mount.reopen_path().and_then(|path| {
+            let coverage = shared.settings.scope.coverage();
+            sys::mark_executions(shared.group.as_fd(), path.as_c_str(), coverage)
+        });
+        match marked {
             Ok(()) => marks += 1,
-            // The mount went away, or another one hides it.
+            // The mount went away.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
             Err(error) => {
                 unmarked += 1;
-                failed = Some(Error::new(format!("fanotify_mark {}", path.to_string_lossy()), error));
+                let call = format!("fanotify_mark {}", mount.path.to_string_lossy());
+                failed = Some(Error::new(call, error));
             }
         }
     }
     shared.marks.store(marks, Ordering::Relaxed);
     shared.unmarked.store(unmarked, Ordering::Relaxed);
     shared.foreign.cover(&foreign, shared);
-    failed.map_or(Ok(()), Err)
+    match failed {
+        // One mount that takes no mark, which any user may be able to arrange, must not keep the others open.
+        Some(error) if marks == 0 => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Each kept verdict holds a descriptor. Raises the limit as far as it goes, and answers it.

@@ -15,12 +15,12 @@ use domain::decision::DecisionCause;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
+use crate::Error;
 use crate::denial::{self, RawDenial};
 use crate::fanotify::{Shared, event_fd, spawn};
 use crate::label::Label;
 use crate::mounts::Mount;
 use crate::sys::{self, Response};
-use crate::Error;
 
 /// The most mounts of this kind that are covered; each costs a thread.
 const FOREIGN_MAX: usize = 256;
@@ -135,8 +135,8 @@ impl Guard {
                 shared.asked.fetch_add(1, Ordering::Relaxed);
                 shared.denied.fetch_add(1, Ordering::Relaxed);
                 // Described and closed here: closing is a question to the server too.
-                let raw =
-                    RawDenial { file: Arc::new(event.file), pid: event.pid, label: Arc::clone(&label) };
+                let (file, label) = (Arc::new(event.file), Arc::clone(&label));
+                let raw = RawDenial { file, pid: event.pid, label, process: None };
                 shared.denials.add(denial::describe(&raw));
             }
             let mut polled = [

@@ -67,6 +67,8 @@ impl InodeVersion {
 pub(crate) struct Job {
     pub(crate) file: Arc<OwnedFd>,
     pub(crate) version: InodeVersion,
+    /// One of those who wait.
+    pub(crate) pid: i32,
     /// When the last of those who wait gives up, as far as is known when the job is made.
     pub(crate) deadline: Instant,
 }

@@ -54,8 +54,9 @@ pub trait Enforcer: Send {
     /// Which mechanism it is.
     fn tier(&self) -> Tier;
 
-    /// Restricts: when this returns, nothing starts that `judge` does not allow. While restricted already, puts the
-    /// new judge in place of the old one, without a moment in which neither is asked.
+    /// Restricts: when this returns, nothing starts that `judge` does not allow, except on the mounts that
+    /// [`Status::unmarked`] counts. While restricted already, puts the new judge in place of the old one, without a
+    /// moment in which neither is asked.
     ///
     /// # Errors
     /// [`Error`]; the machine is then as it was before.
@@ -78,7 +79,7 @@ pub struct Status {
     pub restricted: bool,
     /// Mounts or filesystems that are marked.
     pub marks: u64,
-    /// Mounts that take no mark, so that their programs run: FUSE filesystems of other users.
+    /// Mounts that take no mark, so that their programs run: FUSE filesystems that users mount for themselves.
     pub unmarked: u64,
     /// Verdicts kept for inode versions.
     pub labels: u64,

@@ -1,6 +1,11 @@
 //! The mounts that a restriction covers, read from the kernel's `mountinfo` (`proc_pid_mountinfo(5)`).
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 /// Filesystems that hold no programs, and several of which take no marks.
 const WITHOUT_PROGRAMS: &[&str] = &[
@@ -27,8 +32,8 @@ const WITHOUT_PROGRAMS: &[&str] = &[
 
 /// Filesystems that another machine or process serves, which may give other bytes the second time, or no answer at all.
 const FOREIGN: &[&str] = &[
-    "9p", "afs", "ceph", "cifs", "coda", "fuse", "fuseblk", "gfs2", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2",
-    "orangefs", "prl_fs", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs",
+    "9p", "afs", "ceph", "cifs", "coda", "fuse", "fuseblk", "gfs2", "lustre", "ncpfs", "nfs", "nfs4",
+    "ocfs2", "orangefs", "prl_fs", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs",
 ];
 
 /// The most mounts that are looked at.
@@ -43,6 +48,37 @@ pub(crate) struct Mount {
     pub(crate) path: CString,
     /// Whether its content is another's word.
     pub(crate) foreign: bool,
+}
+
+/// A path that leads to one mount, whatever is mounted over it in the meantime.
+pub(crate) struct MountPath {
+    _root: OwnedFd,
+    path: CString,
+}
+
+impl MountPath {
+    pub(crate) fn as_c_str(&self) -> &CStr {
+        &self.path
+    }
+}
+
+impl Mount {
+    /// A path to this very mount.
+    ///
+    /// # Errors
+    /// `ResourceBusy` when another mount hides it: what its path leads to is that other one, which its own server may
+    /// hold up, or which takes no mark. From opening.
+    pub(crate) fn reopen_path(&self) -> io::Result<MountPath> {
+        let root = open(self.path.as_c_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let fd = root.as_raw_fd();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+        if id != Some(self.id) {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        let path = CString::new(format!("/proc/self/fd/{fd}"))?;
+        Ok(MountPath { _root: root, path })
+    }
 }
 
 /// The mounts in a `mountinfo` whose filesystem can hold programs. Paths are bytes: none is lost for its encoding.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use domain::decision::{DecisionCause, Verdict};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::denial::RawDenial;
+use crate::denial::{Process, RawDenial};
 use crate::fanotify::Shared;
 use crate::label::{InodeVersion, Job, Label};
 use crate::sys::{self, Event, Response};
@@ -33,6 +33,9 @@ pub(crate) enum Answer {
         label: Arc<Label>,
         /// Whether the verdict may be repeated for this inode version.
         keep: bool,
+        /// One of those who wait, and what it is when it is refused.
+        pid: i32,
+        process: Option<Process>,
     },
     /// The verdict about this inode version no longer holds, or none does.
     Forget { version: Option<InodeVersion>, forgotten: Arc<AtomicBool> },
@@ -125,7 +128,12 @@ impl Responder {
     fn ask(&mut self, version: InodeVersion, waiting: Vec<Waiting>, shared: &Shared) {
         let Some(last) = waiting.last() else { return };
         let queue = if version.is_large() { &shared.large } else { &shared.small };
-        match queue.push(Job { file: Arc::clone(&last.file), version, deadline: last.deadline }) {
+        match queue.push(Job {
+            file: Arc::clone(&last.file),
+            version,
+            pid: last.pid,
+            deadline: last.deadline,
+        }) {
             Ok(()) => drop(self.waiting.insert(version, waiting)),
             Err(_job) => {
                 let label = Arc::new(Label::failure(DecisionCause::Overload));
@@ -136,7 +144,7 @@ impl Responder {
 
     fn learn(&mut self, answer: Answer, shared: &Shared) {
         match answer {
-            Answer::Judged { file, version, label, keep } => {
+            Answer::Judged { file, version, label, keep, pid, mut process } => {
                 let mut waiting = self.waiting.remove(&version).unwrap_or_default();
                 if label.decision.cause == DecisionCause::Late {
                     // It was not judged, for those who gave up. Others have come since.
@@ -146,7 +154,10 @@ impl Responder {
                     }
                     self.ask(version, waiting, shared);
                 } else {
-                    waiting.iter().for_each(|waiting| respond(waiting, &label, shared));
+                    for waiting in &waiting {
+                        let process = process.take_if(|_| waiting.pid == pid);
+                        respond_with(waiting, &label, process, shared);
+                    }
                 }
                 drop(file);
                 if keep {
@@ -195,8 +206,12 @@ impl Responder {
     }
 }
 
-/// Answers the kernel first, and reports a refusal after.
 fn respond(waiting: &Waiting, label: &Arc<Label>, shared: &Shared) {
+    respond_with(waiting, label, None, shared);
+}
+
+/// Answers the kernel first, and reports a refusal after.
+fn respond_with(waiting: &Waiting, label: &Arc<Label>, process: Option<Process>, shared: &Shared) {
     let response = match label.decision.verdict {
         Verdict::Allow => Response::Allow,
         Verdict::Deny => Response::Deny,
@@ -205,8 +220,8 @@ fn respond(waiting: &Waiting, label: &Arc<Label>, shared: &Shared) {
     drop(sys::respond(shared.group.as_fd(), waiting.fd, response));
     if response == Response::Deny {
         shared.denied.fetch_add(1, Ordering::Relaxed);
-        let denial =
-            RawDenial { file: Arc::clone(&waiting.file), pid: waiting.pid, label: Arc::clone(label) };
+        let (file, label) = (Arc::clone(&waiting.file), Arc::clone(label));
+        let denial = RawDenial { file, pid: waiting.pid, label, process };
         if shared.raw_denials.push(denial).is_err() {
             shared.denials.count_dropped();
         }

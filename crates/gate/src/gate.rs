@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -128,23 +129,20 @@ impl Gate {
         if !had_key && gate.enrollment.is_some() {
             gate.damage.push("the gate's key was lost: enroll the machine again".to_owned());
         }
-        gate.damage.iter().for_each(|damage| eprintln!("cordon-gate: {damage}"));
+        gate.damage.iter().for_each(|damage| log!("{damage}"));
         gate.converge(kept)?;
         Ok(gate)
     }
 
     /// Makes the machine what the state on disk says, or restricts it when the state does not say.
     fn converge(&mut self, kept: Result<Option<Order>>) -> Result<()> {
-        let mut failed = self
-            .state
-            .failed_closed()
-            .unwrap_or_else(|error| Some(FailedClosed::new(chain(&error), now())));
+        let mut failed =
+            self.state.failed_closed().unwrap_or_else(|error| Some(FailedClosed::new(chain(&error), now())));
         let order = match kept {
             Ok(order) => {
                 // An order that came after the failure has ended it.
-                failed = failed.filter(|failed| {
-                    order.as_ref().is_none_or(|order| order.issued_at <= failed.since())
-                });
+                failed = failed
+                    .filter(|failed| order.as_ref().is_none_or(|order| order.issued_at <= failed.since()));
                 order
             }
             Err(error) => {
@@ -154,7 +152,7 @@ impl Gate {
             }
         };
         if let Some(failed) = &failed {
-            eprintln!("cordon-gate: failed closed: {}", failed.reason);
+            log!("failed closed: {}", failed.reason);
             if self.set.is_none() {
                 let survival = self.kept_survival();
                 self.set = Some(PredefinedSet { digest: None, policy: CompiledPolicy::os_only(), survival });
@@ -162,19 +160,20 @@ impl Gate {
         }
         self.failed_closed = failed;
         self.keep_failed_closed();
-        if self.set.is_none() {
-            return Ok(());
+        let in_force = if self.set.is_none() { Desired::Released } else { Desired::Restricted };
+        if in_force == Desired::Restricted {
+            if let Some(reason) = &self.unsupported {
+                // The control plane hears of it only from a gate that runs.
+                log!("the machine is to be restricted, and cannot be: {reason}");
+                return Ok(());
+            }
+            self.restrict().context("the machine is to be restricted, and cannot be")?;
         }
-        if let Some(reason) = &self.unsupported {
-            // The control plane hears of it only from a gate that runs.
-            eprintln!("cordon-gate: the machine is to be restricted, and cannot be: {reason}");
-            return Ok(());
-        }
-        self.restrict().context("the machine is to be restricted, and cannot be")?;
-        if let Some(order) = order.filter(|order| order.desired == Desired::Restricted)
+        // A crash after the fence and before the receipt must not leave the control plane without an answer.
+        if let Some(order) = order.filter(|order| order.desired == in_force)
             && self.accepted.receipt.is_none()
         {
-            let outcome = self.prove(Desired::Restricted);
+            let outcome = self.prove(in_force);
             self.keep_receipt(&order, outcome);
         }
         Ok(())
@@ -189,7 +188,10 @@ impl Gate {
         }
         let Some(enrollment) = self.state.enrollment()? else {
             // A fence without an order is a half-made enrollment.
-            anyhow::ensure!(accepted?.is_none_or(|accepted| accepted.order.is_empty()), "the enrollment is gone");
+            anyhow::ensure!(
+                accepted?.is_none_or(|accepted| accepted.order.is_empty()),
+                "the enrollment is gone"
+            );
             return Ok(None);
         };
         self.enrollment = Some(enrollment.clone());
@@ -200,7 +202,8 @@ impl Gate {
         if accepted.order.is_empty() {
             return Ok(None);
         }
-        let order = VerifiedOrder::verify_kept(accepted.order.as_bytes(), &enrollment.keys, enrollment.machine)?;
+        let order =
+            VerifiedOrder::verify_kept(accepted.order.as_bytes(), &enrollment.keys, enrollment.machine)?;
         let order = order.order().clone();
         anyhow::ensure!(order.fence == accepted.fence(), "the order is not that of the fence");
         if order.desired == Desired::Restricted {
@@ -228,7 +231,7 @@ impl Gate {
     fn keep_failed_closed(&self) {
         // Without it the next start finds the same damage again, and takes its own time for that of the failure.
         if let Err(error) = self.state.save_failed_closed(self.failed_closed.as_ref()) {
-            eprintln!("cordon-gate: {}", chain(&error));
+            log!("{}", chain(&error));
         }
     }
 
@@ -404,7 +407,7 @@ impl Gate {
             self.accepted.receipt = Some(envelope.clone());
             // Without it a restart proves again.
             if let Err(error) = self.state.save_accepted(&self.accepted) {
-                eprintln!("cordon-gate: the receipt cannot be kept: {}", chain(&error));
+                log!("the receipt cannot be kept: {}", chain(&error));
             }
         }
         reply
@@ -453,7 +456,8 @@ impl Gate {
         anyhow::ensure!(enrollment.keys.iter().next().is_some(), "no order keys");
         // Orders of the enrollment before still verify, unless all of its keys are gone.
         let continues = self.enrollment.as_ref().is_none_or(|own| {
-            own.machine == enrollment.machine && own.keys.iter().any(|key| enrollment.keys.iter().any(|k| k == key))
+            own.machine == enrollment.machine
+                && own.keys.iter().any(|key| enrollment.keys.iter().any(|k| k == key))
         });
         let own = self.accepted.fence();
         anyhow::ensure!(
@@ -503,8 +507,7 @@ impl Gate {
         self.baseline_may_change()?;
         put_in_place(&received.path, &self.state.baseline())?;
         self.state.save("baseline-digest", &received.digest.to_string())?;
-        self.baseline =
-            Some(HeldBaseline { baseline: Arc::new(received.baseline), digest: received.digest });
+        self.baseline = Some(HeldBaseline { baseline: Arc::new(received.baseline), digest: received.digest });
         Ok(())
     }
 
@@ -542,11 +545,17 @@ impl Gate {
                 .to_owned()
         });
         if enforcer.unmarked > 0 {
-            tier_note.push_str(&format!("; programs of {} mounts run, which take no mark", enforcer.unmarked));
+            tier_note
+                .push_str(&format!("; programs of {} mounts run, which take no mark", enforcer.unmarked));
         }
         let damage = self.damage.iter().filter(|_| enforcer.restricted);
-        let failed: Vec<_> =
-            self.failed_closed.iter().map(|failed| &failed.reason).chain(damage).map(String::as_str).collect();
+        let failed: Vec<_> = self
+            .failed_closed
+            .iter()
+            .map(|failed| &failed.reason)
+            .chain(damage)
+            .map(String::as_str)
+            .collect();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             public_key: self.key.public_key().to_string(),
@@ -601,12 +610,13 @@ pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
     };
     let look = || -> std::io::Result<(Sha256Digest, std::fs::Metadata, PathBuf)> {
         let path = std::fs::canonicalize(path)?;
-        // Opening a pipe would wait for a writer.
-        let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
+        // Only looked at first: opening a pipe waits for a writer, and opening a watchdog arms it.
+        let seen = File::options().read(true).custom_flags(nix::libc::O_PATH).open(&path)?;
+        if !seen.metadata()?.is_file() {
             return Err(std::io::Error::other("not a regular file"));
         }
+        let file = File::open(format!("/proc/self/fd/{}", seen.as_raw_fd()))?;
+        let metadata = file.metadata()?;
         Ok((enforcement::hash(&file.into(), Settings::default().hash_bytes_max)?, metadata, path))
     };
     let (digest, metadata, path) = match look() {

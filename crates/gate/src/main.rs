@@ -72,6 +72,8 @@ fn run() -> Result<ExitCode> {
             if !nix::unistd::geteuid().is_root() {
                 bail!("the gate must run as root: it answers the kernel's permission events");
             }
+            // What the kernel kills for memory must not be what restricts the machine.
+            drop(std::fs::write("/proc/self/oom_score_adj", "-1000"));
             let unsupported = enforcement::support();
             let enforcer = Box::new(Fanotify::new(config.enforcement()));
             // The restriction is in force again before the socket opens, and before anything else.

@@ -13,7 +13,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::decision::DecisionCause;
 use domain::digest::Sha256Digest;
-use gate_protocol::{CHUNK_BYTES_MAX, Denial, FRAME_BYTES_MAX, Reply, Request, read_frame_within, write_frame};
+use gate_protocol::{
+    CHUNK_BYTES_MAX, Denial, FRAME_BYTES_MAX, Reply, Request, read_frame_within, write_frame,
+};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use sha2::Digest as _;
 

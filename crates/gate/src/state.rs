@@ -7,11 +7,14 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use domain::digest::Sha256Digest;
 use domain::machine::MachineId;
 use domain::restriction::{Desired, Fence};
 use domain::time::Timestamp;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use orders::{PublicKey, SigningKey, TrustedKeys};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -23,10 +26,14 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// goes that an order on its way still names.
 pub const POLICIES_MAX: usize = 64;
 
-/// The gate's folder.
-#[derive(Debug, Clone)]
+/// How long a gate waits for the one before it to be gone.
+const HANDOVER: Duration = Duration::from_secs(5);
+
+/// The gate's folder, which one gate at a time has.
+#[derive(Debug)]
 pub struct State {
     folder: PathBuf,
+    _lock: Flock<fs::File>,
 }
 
 /// Why a file could not be used.
@@ -35,6 +42,9 @@ pub enum StateError {
     /// The filesystem said no.
     #[error("{0}")]
     Io(PathBuf, #[source] io::Error),
+    /// Another gate has the folder: two would undo each other's fence.
+    #[error("another gate uses {0}")]
+    InUse(PathBuf),
     /// The file is there, but not what was written.
     #[error("{0} is damaged: {1}")]
     Damaged(PathBuf, String),
@@ -130,15 +140,31 @@ impl State {
     /// Opens the folder and makes it when it is missing; only root may look inside.
     ///
     /// # Errors
-    /// [`StateError::Io`].
+    /// [`StateError::InUse`], [`StateError::Io`].
     pub fn open(folder: &Path) -> Result<Self, StateError> {
+        let failed = |error| StateError::Io(folder.to_owned(), error);
         let create = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-        create(folder).map_err(|error| StateError::Io(folder.to_owned(), error))?;
+        create(folder).map_err(failed)?;
+        let mut file = fs::File::open(folder).map_err(failed)?;
+        let start = Instant::now();
+        let lock = loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => break lock,
+                Err((_, Errno::EWOULDBLOCK)) if start.elapsed() > HANDOVER => {
+                    return Err(StateError::InUse(folder.to_owned()));
+                }
+                Err((back, Errno::EWOULDBLOCK)) => {
+                    file = back;
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err((_, error)) => return Err(failed(error.into())),
+            }
+        };
         for name in ["policies", "canaries"] {
             // On a full disk the gate still has to start. What needs the folder fails then, and says so.
             drop(create(&folder.join(name)));
         }
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { folder: folder.to_owned(), _lock: lock })
     }
 
     /// Where the canaries live.
@@ -406,8 +432,8 @@ mod tests {
     fn the_oldest_policies_go() {
         let folder = tempfile::tempdir().unwrap();
         let state = State::open(folder.path()).unwrap();
-        let last = Sha256Digest([POLICIES_MAX as u8 + 3; 32]);
-        for i in 0..=last.0[0] {
+        let last = Sha256Digest([200; 32]);
+        for i in 100..=last.0[0] {
             state.save_policy(Sha256Digest([i; 32]), "policy").unwrap();
         }
         assert_eq!(state.policies().len(), POLICIES_MAX);

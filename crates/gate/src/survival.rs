@@ -30,7 +30,8 @@ impl SurvivalSet {
     /// # Errors
     /// From reading the gate's own program.
     pub fn new(agent_program: &Path) -> std::io::Result<Self> {
-        let own = enforcement::hash(&File::open("/proc/self/exe")?.into(), Settings::default().hash_bytes_max)?;
+        let own =
+            enforcement::hash(&File::open("/proc/self/exe")?.into(), Settings::default().hash_bytes_max)?;
         Ok(Self { own, agent_program: agent_program.to_owned(), known: Vec::new() })
     }
 
@@ -54,19 +55,11 @@ impl SurvivalSet {
     }
 }
 
-fn digest_of(
-    program: &Path,
-    known: &[(FileIdentity, Sha256Digest)],
-) -> Option<(FileIdentity, Sha256Digest)> {
+fn digest_of(program: &Path, known: &[(FileIdentity, Sha256Digest)]) -> Option<(FileIdentity, Sha256Digest)> {
     let file = File::open(program).ok()?;
     let metadata = file.metadata().ok()?;
-    let identity = FileIdentity(
-        metadata.dev(),
-        metadata.ino(),
-        metadata.ctime(),
-        metadata.ctime_nsec(),
-        metadata.len(),
-    );
+    let identity =
+        FileIdentity(metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), metadata.len());
     if let Some(found) = known.iter().find(|(known, _)| *known == identity) {
         return Some(*found);
     }
@@ -122,7 +115,8 @@ mod tests {
         let digest = |path: &Path| {
             enforcement::hash(&File::open(path).unwrap().into(), Settings::default().hash_bytes_max).unwrap()
         };
-        let expected = [&digest(&program), &digest(&loader), &Canaries::listed_digest()].map(|digest| *digest);
+        let expected =
+            [&digest(&program), &digest(&loader), &Canaries::listed_digest()].map(|digest| *digest);
         assert_eq!(survival.look(), BTreeSet::from(expected));
         assert_eq!(survival.look(), BTreeSet::from(expected), "from memory");
     }
@@ -133,7 +127,9 @@ mod tests {
         let path = folder.path().join("agent");
         assert_eq!(SurvivalSet::new(&path).unwrap().look().len(), 2, "missing");
         let header = |tail: &[u8]| [&b"\x7fELF\x02"[..], tail].concat();
-        for bytes in [Vec::new(), b"#!/bin/sh\n".to_vec(), header(&[]), header(&[0xff; 59]), header(&[0xff; 200])] {
+        for bytes in
+            [Vec::new(), b"#!/bin/sh\n".to_vec(), header(&[]), header(&[0xff; 59]), header(&[0xff; 200])]
+        {
             std::fs::write(&path, bytes).unwrap();
             assert_eq!(loader_of(&path), None);
         }

@@ -198,6 +198,59 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_or_receipt_is_no_order() {
+        let key = SigningKey::from_seed(&[1; 32]);
+        let keys = TrustedKeys::new([key.public_key()]);
+        let policy = domain::allow_policy::AllowPolicy {
+            name: "p".to_owned(),
+            revision: 1,
+            profile: domain::allow_policy::Profile::OsOnly,
+            rules: Vec::new(),
+        };
+        let policy = crate::sign_policy(&policy, &key).to_bytes();
+        let refused = VerifiedOrder::verify_kept(&policy, &keys, MachineId([3; 20]));
+        assert!(matches!(refused, Err(VerifyError::OtherType { .. })), "{refused:?}");
+        let refused = crate::VerifiedPolicy::verify(&order().sign(&key).to_bytes(), &keys);
+        assert!(matches!(refused, Err(VerifyError::OtherType { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn every_trusted_key_counts_and_no_other() {
+        let keys: Vec<_> = (1..=3).map(|seed| SigningKey::from_seed(&[seed; 32])).collect();
+        let trusted = TrustedKeys::new(keys.iter().take(2).map(SigningKey::public_key));
+        let verified = keys.iter().map(|key| {
+            VerifiedOrder::verify_kept(&order().sign(key).to_bytes(), &trusted, MachineId([3; 20])).is_ok()
+        });
+        assert_eq!(verified.collect::<Vec<_>>(), [true, true, false]);
+    }
+
+    #[test]
+    fn what_is_signed_is_read_strictly() {
+        let key = SigningKey::from_seed(&[1; 32]);
+        let keys = TrustedKeys::new([key.public_key()]);
+        let good = format!(
+            r#"{{"machine":"{}","store_epoch":1,"incarnation":2,"generation":7,"action":"{}","desired":"released","issued_at":1,"not_after":2}}"#,
+            MachineId([3; 20]),
+            uuid::Uuid::from_u128(9)
+        );
+        let verify = |payload: &str| {
+            let bytes = Envelope::sign(PAYLOAD_TYPE, payload.as_bytes(), &key).to_bytes();
+            VerifiedOrder::verify_kept(&bytes, &keys, MachineId([3; 20]))
+        };
+        assert!(verify(&good).is_ok());
+        for (from, to) in [
+            (r#""generation":7"#, r#""generation":7,"generation":8"#),
+            (r#""generation":7"#, r#""generation":7,"unless":"tuesday""#),
+            (r#""generation":7"#, r#""generation":-7"#),
+            (r#""generation":7,"#, ""),
+            ("released", "freed"),
+        ] {
+            let refused = verify(&good.replace(from, to));
+            assert!(matches!(refused, Err(VerifyError::Unreadable(_))), "{to}: {refused:?}");
+        }
+    }
+
+    #[test]
     fn a_restriction_without_policy_is_refused() {
         let refused = verify(&Order { policy: None, ..order() }, MachineId([3; 20]), 150);
         assert!(matches!(refused, Err(VerifyError::Unreadable(_))));

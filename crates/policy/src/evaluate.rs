@@ -80,6 +80,11 @@ impl CompiledPolicy {
         (Verdict::Deny, DecisionCause::Unlisted)
     }
 
+    /// The places that rules about this content name.
+    pub fn places(&self, digest: &Sha256Digest) -> impl Iterator<Item = &[u8]> {
+        self.about(digest).filter_map(|rule| rule.place.as_deref())
+    }
+
     fn matching(&self, facts: &ExecutionFacts<'_>, effect: Effect) -> Option<&CompiledRule> {
         self.about(&facts.digest).find(|rule| {
             rule.effect == effect && rule.place.as_deref().is_none_or(|place| place == facts.path)

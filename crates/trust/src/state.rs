@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use domain::digest::Sha256Digest;
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
 use crate::content::Stamp;
@@ -100,10 +101,15 @@ pub(crate) struct StateReader {
 }
 
 impl StateReader {
-    /// Opens a state file and reads it once to find damage.
+    /// Opens a state file and reads it once to find damage. Follows no link, and waits for nobody's pipe.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mut file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(StateError::Damaged("it is not a regular file"));
+        }
+        let length = metadata.len();
         if length > FILE_BYTES_MAX {
             return Err(StateError::Damaged("it is too long"));
         }
@@ -204,10 +210,12 @@ impl StateWriter {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
         let temporary = PathBuf::from(temporary);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        // Truncating an empty file leaves its time as it was; setting its length does not.
-        file.set_len(1)?;
-        file.set_len(0)?;
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // A fresh file: a link is not followed, and its time is that of its creation.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         let started = Stamp::of(&file.metadata()?).ctime();
         let mut output = BufWriter::with_capacity(64 * 1024, Hashed { file, hasher: Sha256::new() });
         output.write_all(MAGIC)?;
@@ -360,5 +368,23 @@ mod tests {
                 StateReader::open(&path).and_then(|mut reader| reader.next().map(|record| record.is_some()));
             assert!(matches!(read, Err(StateError::Damaged(_))), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn links_are_not_followed_and_pipes_hold_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().join("state"), dir.path().join("target"));
+        write(&target);
+        let content = fs::read(&target).unwrap();
+        for name in [path.clone(), dir.path().join("state.new")] {
+            std::os::unix::fs::symlink(&target, name).unwrap();
+        }
+        assert!(StateReader::open(&path).is_err());
+        write(&path);
+        assert!(StateReader::open(&path).is_ok() && fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(fs::read(&target).unwrap(), content);
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(matches!(StateReader::open(&pipe), Err(StateError::Damaged(_))));
     }
 }

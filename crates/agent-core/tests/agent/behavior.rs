@@ -188,6 +188,8 @@ fn a_policy_is_kept_before_the_order_that_needs_it_whichever_comes_first() {
     bench.give(frame(policy));
     assert!(!bench.agent.wants_frames());
     assert_eq!(bench.give(said(&status())).last().unwrap(), "ask policy");
+    assert!(!bench.agent.wants_frames());
+    bench.give(replied(Reply::Done));
     assert!(bench.agent.wants_frames());
 
     // A policy that never comes: the gate is to say so.
@@ -207,6 +209,43 @@ fn an_order_that_the_gate_took_to_its_grave_is_asked_again() {
     let status = Status { generation: 1, store_epoch: 1, ..status() };
     assert_eq!(bench.give(said(&status)), ["ask receipt"]);
     assert_eq!(bench.give(replied(Reply::Refused { reason: "none".to_owned() })), ["ask apply"]);
+}
+
+#[test]
+fn a_policy_that_the_gate_took_to_its_grave_is_stored_again_before_the_order_that_needs_it() {
+    for answer in [Reply::Done, Reply::Refused { reason: "full".to_owned() }] {
+        let mut server = Server::new();
+        let mut bench = Bench::linked(&status());
+        assert_eq!(bench.give(frame(server.make_policy())), ["ask policy"]);
+        assert_eq!(bench.give(Input::GateLost("killed".to_owned())), [""; 0]);
+        assert!(!bench.agent.wants_frames());
+        assert_eq!(bench.give(Input::GateConnected), ["ask status"]);
+        assert_eq!(bench.give(said(&status())), ["ask policy"]);
+        // Once the gate has answered, whatever that is, it is not asked again.
+        let is_kept = answer == Reply::Done;
+        assert!(!bench.give(replied(answer)).contains(&"ask policy".to_owned()));
+        assert!(bench.agent.wants_frames());
+        bench.give(replied(no_denials()));
+        let order = bench.give(frame(server.make_order(Desired::Restricted)));
+        assert_eq!(order == ["ask apply"], is_kept);
+    }
+}
+
+#[test]
+fn an_order_that_is_put_back_does_not_wait_forever() {
+    let mut server = Server::new();
+    let policy = server.make_policy();
+    let mut bench = Bench::linked(&status());
+    bench.give(frame(policy));
+    bench.give(replied(Reply::Done));
+    assert_eq!(bench.give(frame(server.make_order(Desired::Restricted))), ["ask apply"]);
+    let lost = bench.agent.handle(Input::GateLost("killed".to_owned()), bench.now);
+    assert!(lost.iter().any(|effect| matches!(effect, Effect::Arm(Timer::OrderWait, _))), "{lost:?}");
+    // The gate comes back without the policy.
+    assert_eq!(bench.give(Input::GateConnected), ["ask status"]);
+    assert_eq!(bench.give(said(&status())), ["ask denials"]);
+    assert_eq!(bench.give(replied(no_denials())), [""; 0]);
+    assert_eq!(bench.give(Input::TimerFired(Timer::OrderWait)), ["ask apply"]);
 }
 
 #[test]

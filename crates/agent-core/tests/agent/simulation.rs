@@ -477,3 +477,21 @@ fn the_first_restriction_waits_for_the_baseline() {
     world.pass(Duration::from_secs(60).as_millis().try_into().unwrap());
     world.check_end();
 }
+
+/// Whenever the gate is killed while it gets a policy and the order that needs it, it gets both again.
+#[test]
+fn a_gate_that_restarts_between_a_policy_and_its_order_loses_neither() {
+    for wait in 0..16 {
+        let mut world = World::new(1);
+        world.pass(10_000);
+        world.step(&Step::MakePolicy);
+        world.step(&Step::Restrict);
+        world.pass(wait);
+        world.step(&Step::KillGate(500));
+        world.pass(20_000);
+        assert!(world.gate.restricted, "killed after {wait} ms");
+        assert!(world.gate.rejected.is_empty(), "killed after {wait} ms: {:?}", world.gate.rejected);
+        world.pass(200_000);
+        world.check_end();
+    }
+}

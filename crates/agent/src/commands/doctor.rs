@@ -14,9 +14,10 @@ use crate::arguments::Output;
 use crate::config::Config;
 use crate::credential::Credential;
 use crate::gate::Gate;
+use crate::https::{self, printable};
 use crate::run_state::RunState;
 use crate::state_dir::StateDir;
-use crate::{https, tls};
+use crate::tls;
 
 /// A clock that is further off is wrong: orders and certificates end by it.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(120);
@@ -43,28 +44,29 @@ struct Checks(Vec<Check>);
 
 impl Checks {
     fn ok(&mut self, name: &'static str, message: impl Into<String>) {
-        self.0.push(Check { name, verdict: Verdict::Ok, message: message.into(), advice: None });
+        self.0.push(Check { name, verdict: Verdict::Ok, message: printable(&message.into()), advice: None });
     }
 
     fn warn(&mut self, name: &'static str, message: impl Into<String>, advice: &str) {
         let advice = Some(advice.to_owned());
-        self.0.push(Check { name, verdict: Verdict::Warning, message: message.into(), advice });
+        self.0.push(Check { name, verdict: Verdict::Warning, message: printable(&message.into()), advice });
     }
 
     fn fail(&mut self, name: &'static str, message: impl Into<String>, advice: &str) {
         let advice = Some(advice.to_owned());
-        self.0.push(Check { name, verdict: Verdict::Failed, message: message.into(), advice });
+        self.0.push(Check { name, verdict: Verdict::Failed, message: printable(&message.into()), advice });
     }
 }
 
 /// Checks everything. The exit code is 1 when something is wrong.
 ///
 /// # Errors
-/// When it cannot be printed.
+/// When the agent's folder is none, or what was found cannot be printed.
 pub(super) fn doctor(config: &Config, output: Output) -> Result<ExitCode> {
     let mut checks = Checks::default();
     let state = StateDir::new(&config.state_dir);
     let gate = check_gate(config, &mut checks);
+    let _as_owner = state.as_owner()?;
     let credential = check_enrollment(&state, gate.as_ref(), &mut checks);
     if let Some(credential) = &credential {
         check_certificate(credential, &mut checks);

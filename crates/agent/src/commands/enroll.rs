@@ -42,6 +42,8 @@ pub(super) fn enroll(config: &Config, with: &Enroll) -> Result<()> {
     );
     let state = StateDir::new(&config.state_dir);
     state.make()?;
+    // The gate knows by its connection, which is there, that root asks.
+    let _as_owner = state.as_owner()?;
     let key = MachineKey::load_or_make(&state)?;
     let request = EnrollRequest {
         token,

@@ -12,6 +12,7 @@ use crate::arguments::Output;
 use crate::config::Config;
 use crate::credential::Credential;
 use crate::gate::Gate;
+use crate::https::printable;
 use crate::run_state::RunState;
 use crate::state_dir::StateDir;
 
@@ -39,20 +40,21 @@ struct Enrolled {
 /// Shows the status. What cannot be looked at is said, and is no error.
 ///
 /// # Errors
-/// When it cannot be printed.
+/// When the agent's folder is none, or the status cannot be printed.
 pub(super) fn status(config: &Config, output: Output) -> Result<()> {
     let state = StateDir::new(&config.state_dir);
     let mut problems = Vec::new();
-    let mut look = |name: &str, error: anyhow::Error| problems.push(format!("{name}: {error:#}"));
+    let mut look = |name: &str, error: anyhow::Error| problems.push(printable(&format!("{name}: {error:#}")));
     let gate = Gate::connect(&config.gate_socket).and_then(|mut gate| gate.status());
     let gate = gate.map_err(|error| look("gate", error)).ok();
+    let _as_owner = state.as_owner()?;
     let credential = Credential::load(&state).map_err(|error| look("enrollment", error)).ok().flatten();
     let agent = RunState::load(&state).map_err(|error| look("agent", error)).ok().flatten();
     let enrollment = credential.map(|credential| Enrolled {
         machine: credential.id.to_string(),
         incarnation: credential.enrollment.incarnation,
-        server: credential.enrollment.server,
-        agent_url: credential.enrollment.agent_url,
+        server: printable(&credential.enrollment.server),
+        agent_url: printable(&credential.enrollment.agent_url),
         certificate_not_after: credential.validity.not_after.unix_seconds(),
     });
     let report = Report { gate, enrollment, agent, problems };
@@ -118,6 +120,40 @@ impl Report {
             }
         }
         lines.extend(self.problems.iter().map(|problem| ("not seen", problem.clone())));
-        lines.into_iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect()
+        lines.into_iter().map(|(name, value)| format!("{name:<13} {}\n", printable(&value))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_said_does_not_control_the_terminal() {
+        let evil = "a\x1b]0;b\u{9b}2J\nagent  well".to_owned();
+        let agent = RunState {
+            process: 1,
+            since: 0,
+            connected: true,
+            link: evil.clone(),
+            last_problem: Some(evil.clone()),
+            clock_ahead_seconds: None,
+            receipts_waiting: 0,
+            executions_waiting: 0,
+            executions_dropped: 0,
+            inventory: None,
+        };
+        let enrollment = Enrolled {
+            machine: evil.clone(),
+            incarnation: 1,
+            server: evil.clone(),
+            agent_url: evil.clone(),
+            certificate_not_after: 0,
+        };
+        let report =
+            Report { gate: None, enrollment: Some(enrollment), agent: Some(agent), problems: vec![evil] };
+        let text = report.text();
+        assert_eq!(text.lines().count(), 8, "{text:?}");
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
     }
 }

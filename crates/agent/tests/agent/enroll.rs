@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, lchown, symlink};
 use std::process::Stdio;
 
 use domain::restriction::Desired;
@@ -108,4 +108,45 @@ fn only_root_enrolls_and_only_while_released() {
     assert!(error.contains("this machine is restricted"), "{error}");
     assert_eq!(server.seen().enrolled, 1);
     server.enforce(Desired::Released);
+}
+
+/// The agent's user may have been taken over, and waits for root to come by.
+#[test]
+fn root_follows_no_link_that_the_agents_user_planted() {
+    let server = Server::start();
+    let mut machine = Machine::new("true");
+    machine.start_gate();
+    let target = machine.folder.join("roots");
+    fs::write(&target, "kept").unwrap();
+    let absent = machine.folder.join("absent");
+    let plant = |names: &[&str]| {
+        for to in [&target, &absent] {
+            for name in names {
+                let link = machine.folder.join("agent").join(name);
+                drop(fs::remove_file(&link));
+                symlink(to, &link).unwrap();
+                lchown(&link, Some(AGENT_UID), Some(AGENT_UID)).unwrap();
+            }
+            // Whether these succeed is not the question here.
+            machine.enroll_with(&server, &server.pin());
+            for words in [["inventory"], ["status"], ["doctor"]] {
+                machine.command(&words).output().unwrap();
+            }
+        }
+    };
+    plant(&["machine.key.new", "authority.pem.new", "certificate.pem.new", "enrollment.json.new"]);
+    plant(&["baseline", "inventory.new", "inventory"]);
+    plant(&["inventory.lock", "run.json", "enrollment.json", "authority.pem"]);
+    plant(&["machine.key"]);
+    assert!(!absent.exists());
+    let metadata = fs::metadata(&target).unwrap();
+    assert_eq!((metadata.uid(), metadata.gid()), (0, 0));
+    assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+    assert!(server.seen().enrolled > 0, "something was written");
+
+    // A pipe that nobody writes to holds nobody up.
+    let pipe = machine.folder.join("agent/run.json");
+    fs::remove_file(&pipe).unwrap();
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(machine.json(&["status"])["problems"].to_string().contains("not a regular file"));
 }

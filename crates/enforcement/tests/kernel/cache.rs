@@ -126,7 +126,7 @@ kernel_test! {
         let path = lab.disk.join("program");
         kept(&mut lab, &path);
         let mut options = fs::OpenOptions::new();
-        options.write(true).custom_flags(nix::libc::O_NONBLOCK);
+        options.write(true).custom_flags(libc::O_NONBLOCK);
         assert_eq!(options.open(&path).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
         // The verdict goes even so, and the file can be written when it is gone.
         drop(until("it opens", || options.open(&path).ok()));

@@ -22,7 +22,7 @@ kernel_test! {
         let start = Instant::now();
         assert_eq!(lab.run(&path), Outcome::Refused);
         let waited = start.elapsed();
-        assert!((deadline..deadline * 5).contains(&waited), "{waited:?}");
+        assert!((deadline..Settings::default().decision_deadline).contains(&waited), "{waited:?}");
         assert_eq!(lab.denial(&path).cause, DecisionCause::Late);
         // Others are not held up by it, as long as they are known.
         lab.judge.let_go();
@@ -133,8 +133,8 @@ kernel_test! {
         assert_eq!(lab.act(Who::User, &[&"flood", &flooded, &"5000", &"20000"]), Outcome::Other(0));
         let grown = memory().saturating_sub(before);
         assert!(grown < 8 << 20, "{grown} bytes");
-        let status = lab.enforcer.status();
-        assert_eq!(status.denied, 22_000);
+        // The kernel has its answer before it is counted.
+        until("each is counted", || (lab.enforcer.status().denied == 22_000).then_some(()));
         let mut told: u64 = 0;
         until("each denial is told or counted as lost", || {
             told += lab.enforcer.take_denials(5_000).iter().map(|denial| denial.count).sum::<u64>();
@@ -173,7 +173,8 @@ kernel_test! {
         lab.restrict();
         let start = Instant::now();
         assert_eq!(lab.run(&path), Outcome::Refused);
-        assert!(start.elapsed() < Duration::from_secs(2));
+        // To read it takes minutes.
+        assert!(start.elapsed() < Duration::from_secs(20));
         assert_eq!(lab.denial(&path).cause, DecisionCause::TooLarge);
     }
 }
@@ -193,7 +194,7 @@ kernel_test! {
         // The kernel would wait 45 s for the lease.
         assert_eq!(lab.run(&path), Outcome::Refused);
         assert_eq!(lab.run(&listed), Outcome::Ran);
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
         assert_eq!(lease.go(), Outcome::Other(0));
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Each test runs in a process and a private mount namespace of its own and marks only the mounts of that namespace, so
 //! nothing outside of it is ever restricted. Needs root and a C compiler; what cannot run fails.
+#![cfg(test)]
 
 mod cache;
+mod filesystem;
 mod foreign;
 mod gaps;
 mod limits;

@@ -28,16 +28,21 @@ pub(crate) const RAN: u8 = 42;
 /// What the evil twin of the payload ends with when it ran.
 pub(crate) const EVIL: u8 = 43;
 
+/// The folder of the test. Made outside, so that it can be removed when nothing is mounted in it any more.
+const FOLDER: &str = "CORDON_TEST_FOLDER";
+
 /// Runs a test's body in a process and a mount namespace of its own.
 pub(crate) fn isolated(name: &str, body: fn()) {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
         return body();
     }
+    let folder = tempfile::Builder::new().prefix("cordon-kernel-").tempdir().unwrap();
     let mut child = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture"])
         .env(INSIDE, name)
+        .env(FOLDER, folder.path())
         .stdin(Stdio::null())
         .spawn()
         .expect("unshare (util-linux) is needed");
@@ -150,7 +155,6 @@ pub(crate) struct Lab {
     pub(crate) enforcer: Fanotify,
     pub(crate) judge: Arc<ListJudge>,
     actor: PathBuf,
-    _folder: tempfile::TempDir,
 }
 
 impl Lab {
@@ -160,22 +164,22 @@ impl Lab {
 
     pub(crate) fn with(settings: Settings) -> Self {
         assert_eq!(enforcement::support(), None, "these tests need root and a kernel with fanotify");
-        let folder = tempfile::Builder::new().prefix("cordon-kernel-").tempdir().unwrap();
-        open_to_all(folder.path());
-        let (disk, memory) = (folder.path().join("disk"), folder.path().join("memory"));
+        let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
+        open_to_all(&folder);
+        let (disk, memory) = (folder.join("disk"), folder.join("memory"));
         for path in [&disk, &memory] {
             fs::create_dir(path).unwrap();
             open_to_all(path);
         }
         mount_tmpfs(&memory);
-        let actor = folder.path().join("actor");
+        let actor = folder.join("actor");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel/actor.c");
         let compiled = Command::new("cc").args(["-O1", "-o"]).arg(&actor).arg(source).status();
         assert!(compiled.expect("a C compiler is needed").success());
         let judge = Arc::new(ListJudge::default());
         judge.list(&fs::read(&actor).unwrap());
         let enforcer = Fanotify::new(Settings { scope: MarkScope::Mount, ..settings });
-        Self { disk, memory, enforcer, judge, actor, _folder: folder }
+        Self { disk, memory, enforcer, judge, actor }
     }
 
     pub(crate) fn restrict(&mut self) {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use enforcement::{Enforcer as _, Status};
 
@@ -108,7 +108,11 @@ kernel_test! {
 fn marks() -> usize {
     let infos = fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
     let texts = infos.filter_map(|entry| fs::read_to_string(entry.path()).ok());
-    texts.map(|text| text.lines().filter(|line| line.starts_with("fanotify ") && line.contains("mask:")).count()).sum()
+    texts
+        .map(|text| {
+            text.lines().filter(|line| line.starts_with("fanotify ") && line.contains("mask:")).count()
+        })
+        .sum()
 }
 
 fn leases() -> usize {
@@ -130,11 +134,8 @@ kernel_test! {
         lab.enforcer.release();
         assert_eq!((marks(), leases()), (0, 0));
         assert_eq!(lab.enforcer.status(), Status::default());
-        // Nobody waits for a lease.
-        let start = Instant::now();
         fs::write(&path, evil_twin(&bytes)).unwrap();
         assert_eq!(lab.run(&path), Outcome::Other(EVIL));
-        assert!(start.elapsed() < Duration::from_millis(500));
     }
 }
 
@@ -149,9 +150,7 @@ kernel_test! {
         let mut waiting = lab.actor(Who::Root, &[&"run", &path]).spawn().unwrap();
         until("the judge is asked", || (lab.judge.asked.load(Ordering::SeqCst) > 1).then_some(()));
         // A judge that does not answer does not hold up the release.
-        let start = Instant::now();
         lab.enforcer.release();
-        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
         assert_eq!(waiting.wait().unwrap().code(), Some(i32::from(RAN)));
         lab.judge.let_go();
     }
@@ -172,47 +171,5 @@ kernel_test! {
             lab.enforcer.release();
         }
         until("threads and descriptors are gone", || ((open(), threads()) == before).then_some(()));
-    }
-}
-
-kernel_test! {
-    fn zz_measure() {
-        let mut lab = Lab::new();
-        let canaries = enforcement::canary::Canaries::new(&lab.disk);
-        canaries.run([0; 16]);
-        lab.judge.list(&fs::read(lab.disk.join("listed")).unwrap());
-        let (mut a, mut b, mut c, mut d, mut e) = (vec![], vec![], vec![], vec![], vec![]);
-        for i in 0..200u8 {
-            let t = Instant::now(); lab.restrict(); a.push(t.elapsed());
-            let t = Instant::now(); canaries.run([i; 16]); b.push(t.elapsed());
-            let t = Instant::now(); lab.restrict(); e.push(t.elapsed());
-            let t = Instant::now(); lab.enforcer.release(); c.push(t.elapsed());
-            let t = Instant::now(); canaries.run([i; 16]); d.push(t.elapsed());
-        }
-        for (name, mut v) in [("restrict", a), ("canaries restricted", b), ("switch policy", e), ("release", c), ("canaries released", d)] {
-            v.sort();
-            println!("{name}: p50 {:?} p90 {:?} p99 {:?}", v[100], v[180], v[198]);
-        }
-    }
-}
-
-kernel_test! {
-    fn zz_exec() {
-        let mut lab = Lab::new();
-        let path = lab.disk.join("program");
-        let bytes = payload();
-        install(&path, &bytes);
-        lab.judge.list(&bytes);
-        let time = || { let t = Instant::now(); for _ in 0..20 { assert_eq!(run(&path), Outcome::Ran); } t.elapsed().as_nanos() as f64 / 20.0 };
-        let mut nocache = enforcement::Fanotify::new(enforcement::Settings { scope: enforcement::MarkScope::Mount, verdict_cache: false, ..enforcement::Settings::default() });
-        let (mut bare, mut cached, mut asked) = (vec![], vec![], vec![]);
-        for _ in 0..150 {
-            bare.push(time());
-            lab.restrict(); run(&path); cached.push(time()); lab.enforcer.release();
-            nocache.restrict(Arc::clone(&lab.judge) as Arc<dyn enforcement::Judge>).unwrap(); run(&path); asked.push(time()); nocache.release();
-        }
-        let med = |v: &mut Vec<f64>| { v.sort_by(f64::total_cmp); v[v.len() / 2] };
-        let (x, y, z) = (med(&mut bare), med(&mut cached), med(&mut asked));
-        println!("bare {x:.0} ns, cached {y:.0} ({:.3}), asked {z:.0} ({:.3}); p10 bare {:.0} cached {:.0} ratio {:.3}", y / x, z / x, bare[15], cached[15], cached[15]/bare[15]);
     }
 }

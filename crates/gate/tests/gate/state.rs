@@ -10,8 +10,11 @@ use orders::Outcome;
 
 use crate::support::*;
 
+/// Something that can happen to a file, and its name.
+type Damage = (&'static str, fn(&Path));
+
 /// What can happen to a file.
-const DAMAGES: [(&str, fn(&Path)); 5] = [
+const DAMAGES: [Damage; 5] = [
     ("a flipped bit", |path| {
         let mut bytes = fs::read(path).unwrap();
         let middle = bytes.len() / 2;
@@ -95,6 +98,20 @@ gate_test! {
                 restore(&mut machine);
             }
         }
+    }
+}
+
+gate_test! {
+    fn a_gate_that_failed_closed_can_be_told_to_restrict() {
+        let mut machine = Machine::new();
+        machine.obeyed(Released);
+        damage(&mut machine, "fence", DAMAGES[0].1);
+        assert_eq!(run(&machine.programs().listed), Execution::Refused);
+        machine.obeyed(Restricted);
+        assert_eq!(machine.status().failed_closed, None);
+        machine.restart();
+        machine.expect(Restricted);
+        machine.obeyed(Released);
     }
 }
 
@@ -204,6 +221,33 @@ gate_test! {
                 restore(&mut machine);
             }
         }
+    }
+}
+
+gate_test! {
+    fn a_failure_that_cannot_be_read_is_a_failure() {
+        let mut machine = Machine::new();
+        machine.obeyed(Released);
+        machine.stop(SIGKILL);
+        fs::write(machine.state("failed-closed"), "rubbish").unwrap();
+        machine.start();
+        let status = machine.status();
+        assert!(status.restricted && status.failed_closed.expect("a reason").contains("failed-closed"));
+        assert_eq!(run(&machine.programs().unlisted), Execution::Refused);
+        machine.obeyed(Released);
+        machine.restart();
+        machine.expect(Released);
+    }
+}
+
+gate_test! {
+    fn a_second_gate_does_not_start() {
+        let mut machine = Machine::new();
+        let output = machine.gate_command().output().unwrap();
+        assert!(!output.status.success());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("another gate uses"), "{said}");
+        machine.obeyed(Restricted);
     }
 }
 

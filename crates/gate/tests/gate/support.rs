@@ -30,16 +30,21 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) const AGENT: u32 = 54_322;
 pub(crate) const STRANGER: u32 = 54_321;
 
+/// The folder of the test. Made outside, so that it can be removed when nothing is mounted in it any more.
+const FOLDER: &str = "CORDON_TEST_FOLDER";
+
 /// Runs a test's body in a process and a mount namespace of its own.
 pub(crate) fn isolated(name: &str, body: fn()) {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
         return body();
     }
+    let folder = tempfile::Builder::new().prefix("cordon-gate-").tempdir().unwrap();
     let mut child = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture"])
         .env(INSIDE, name)
+        .env(FOLDER, folder.path())
         .stdin(Stdio::null())
         .spawn()
         .expect("unshare (util-linux) is needed");
@@ -89,7 +94,6 @@ pub(crate) struct Machine {
     pub(crate) incarnation: u64,
     pub(crate) generation: u64,
     pub(crate) policy: Sha256Digest,
-    _temporary: tempfile::TempDir,
 }
 
 /// What a machine has of programs.
@@ -108,8 +112,7 @@ impl Machine {
     /// A machine whose gate runs and knows nothing.
     pub(crate) fn bare() -> Self {
         assert!(Uid::effective().is_root(), "these tests need root");
-        let temporary = tempfile::Builder::new().prefix("cordon-gate-").tempdir().unwrap();
-        let folder = temporary.path().to_owned();
+        let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
         open_to_all(&folder);
         let config = format!(
             "state_dir = {:?}\nsocket = {:?}\nagent_uid = {AGENT}\nagent_program = {:?}\nscope = \"mount\"\n",
@@ -129,7 +132,6 @@ impl Machine {
             incarnation: 1,
             generation: 0,
             policy: Sha256Digest([0; 32]),
-            _temporary: temporary,
         };
         machine.start();
         machine

@@ -1,4 +1,5 @@
 //! Scans of a machine that each test builds: a directory with a dpkg database and the files that it lists.
+#![cfg(test)]
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;

@@ -37,6 +37,9 @@ pub(crate) fn isolated(name: &str, body: fn()) {
         return body();
     }
     let folder = tempfile::Builder::new().prefix("cordon-kernel-").tempdir().unwrap();
+    // Kept apart, because it ends with a result of its own, which is part of this one's.
+    let output = folder.path().join("output");
+    let log = fs::File::create(&output).unwrap();
     let mut child = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
@@ -44,6 +47,8 @@ pub(crate) fn isolated(name: &str, body: fn()) {
         .env(INSIDE, name)
         .env(FOLDER, folder.path())
         .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
         .spawn()
         .expect("unshare (util-linux) is needed");
     let start = Instant::now();
@@ -59,7 +64,8 @@ pub(crate) fn isolated(name: &str, body: fn()) {
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    assert!(status.success(), "{name}: {status}; its output is above");
+    let output = fs::read_to_string(output).unwrap_or_default();
+    assert!(status.success(), "{name}: {status}\n{output}");
 }
 
 /// A test that runs isolated.

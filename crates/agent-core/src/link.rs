@@ -21,7 +21,7 @@ const SECONDS: std::ops::RangeInclusive<u32> = 1..=3600;
 const NAME_BYTES_MAX: usize = 256;
 const NOTE_BYTES_MAX: usize = 1024;
 const INTERFACES_MAX: usize = 64;
-const POLICIES_MAX: usize = 16;
+const POLICIES_MAX: usize = 64;
 
 /// How far the connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

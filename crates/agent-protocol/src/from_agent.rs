@@ -12,7 +12,7 @@ use crate::limits::{
 /// The most interfaces that a machine reports.
 const INTERFACES_MAX: usize = 64;
 /// The most policies that a machine holds.
-const POLICIES_MAX: usize = 16;
+const POLICIES_MAX: usize = 64;
 /// The most executions in one frame.
 const EXECUTIONS_MAX: usize = 256;
 

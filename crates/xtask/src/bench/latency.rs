@@ -17,6 +17,8 @@ use crate::setup;
 
 /// Restricted and released again.
 const CYCLES: usize = 200;
+/// Between an action's end and the next call: a machine that talks faster than this for long is slowed by its server.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Between an answer and the next question.
 const POLL: Duration = Duration::from_millis(1);
 /// The longest that one action may take.
@@ -44,6 +46,7 @@ pub(super) fn run(output: Output) -> Result<()> {
                     tokio::time::sleep(POLL).await;
                 }
                 let to_proof = start.elapsed();
+                tokio::time::sleep(PAUSE).await;
                 // The first cycle warms connections and caches.
                 if cycle > 0 {
                     created.values.push(milliseconds(to_201));

@@ -41,11 +41,12 @@ impl ControlPlane {
         self.0
             .store
             .write(move |tx| {
-                app_create(tx, &made, &digest).map_err(|error| match error {
-                    StoreError::Duplicate(_) => {
+                app_create(tx, &made, &digest).map_err(|error| {
+                    if let StoreError::Duplicate(_) = error {
                         Error::AlreadyExists(format!("an app named {:?} exists", made.name))
+                    } else {
+                        error.into()
                     }
-                    other => other.into(),
                 })?;
                 let permissions: Vec<_> = made.permissions.iter().map(|p| p.name()).collect();
                 let detail = format!("name {:?}, permissions {}", made.name, permissions.join(" "));

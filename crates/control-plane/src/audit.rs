@@ -9,6 +9,7 @@ use store::{StoreError, Tx};
 use crate::{Caller, ControlPlane, Result};
 
 /// Writes an entry in the transaction of the change that it is about.
+#[expect(clippy::needless_pass_by_value, reason = "ids are small, and callers have a text or an id")]
 pub(crate) fn record(
     tx: &Tx<'_>,
     at: Timestamp,

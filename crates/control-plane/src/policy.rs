@@ -12,9 +12,12 @@ use store::policy::{StoredPolicy, policy_create, policy_fetch, policy_fetch_by_d
 
 use crate::{Caller, ControlPlane, Error, Result, audit, now};
 
+/// Policies with the digest of each.
+type Envelopes = Arc<[(Sha256Digest, Arc<str>)]>;
+
 /// The newest revision of every policy, signed.
 #[derive(Default)]
-pub(crate) struct SignedPolicies(RwLock<Arc<[(Sha256Digest, Arc<str>)]>>);
+pub(crate) struct SignedPolicies(RwLock<Envelopes>);
 
 impl ControlPlane {
     /// The newest revision of every policy, by name.

@@ -1,4 +1,5 @@
 //! The use cases on a real database, with machines whose gates sign real receipts.
+#![cfg(test)]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};

@@ -48,6 +48,10 @@ pub(crate) fn run() -> Result<()> {
             "--deny=warnings",
         ]))
     });
+    report.step("the documentation builds, and every link in it leads somewhere", || {
+        let arguments = ["--workspace", "--no-deps", "--document-private-items", "--locked"];
+        command::run(in_workspace("doc").args(arguments).env("RUSTDOCFLAGS", "--deny=warnings"))
+    });
     println!(
         "\n{} in {:.0?}",
         if report.failed == 0 { "All passed" } else { "Not all passed" },

@@ -159,7 +159,12 @@ impl Variant {
         Ok(())
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a few thousand executions")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a few thousand executions of less than a second"
+    )]
     fn print(&self, bare_medians: &[f64], output: Output) {
         let ratios: Vec<f64> =
             self.batches.iter().zip(bare_medians).map(|(batch, bare)| median(batch) / bare).collect();
@@ -169,6 +174,7 @@ impl Variant {
         let [low, ratio, high] = [0.25, 0.5, 0.75].map(|share| round(percentile(&ratios, share)));
         let (name, n) = (self.name, all.len());
         if output.json {
+            let [median_ns, mean_ns] = [median_ns, mean_ns].map(|ns| ns as u64);
             print_json(&ExecLine { name: "exec", variant: name, median_ns, mean_ns, ratio, n });
         } else {
             println!(
@@ -186,8 +192,8 @@ impl Variant {
 struct ExecLine<'a> {
     name: &'a str,
     variant: &'a str,
-    median_ns: f64,
-    mean_ns: f64,
+    median_ns: u64,
+    mean_ns: u64,
     ratio: f64,
     n: usize,
 }

@@ -5,6 +5,10 @@
 //! that an input that fails once fails always.
 #![forbid(unsafe_code)]
 
+/// The server is too much to build for this one file of it.
+#[path = "../../crates/server/src/token/text.rs"]
+mod token_text;
+
 use std::io::ErrorKind;
 use std::sync::LazyLock;
 
@@ -17,6 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 use domain::allow_policy::{AllowPolicy, Profile};
 use domain::digest::Sha256Digest;
 use domain::machine::MachineId;
+use domain::restriction::Desired;
 use domain::time::Timestamp;
 use ed25519_dalek::Signer as _;
 use odata::{Property, Schema, Type};
@@ -26,13 +31,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// A function for each target, by the target's name.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, fn(&[u8])); 7] = [
     ("odata", odata),
     ("orders", orders),
     ("agent_protocol", agent_protocol),
     ("gate_protocol", gate_protocol),
     ("dpkg", dpkg),
     ("baseline", baseline),
+    ("token", token),
 ];
 
 static SCHEMA: Schema = Schema {
@@ -75,6 +81,8 @@ pub fn orders(data: &[u8]) {
         if let Ok(verified) = VerifiedOrder::verify(&bytes, &keys, MACHINE, now) {
             let order = verified.order();
             assert!(order.machine == MACHINE && now <= order.not_after);
+            let is_restricted = order.desired == Desired::Restricted;
+            assert!(order.ends_at.is_none_or(|ends_at| is_restricted && ends_at > order.issued_at));
             assert_eq!(kept.as_ref(), Ok(&verified));
             let again = order.sign(&key).to_bytes();
             assert_eq!(VerifiedOrder::verify(&again, &keys, MACHINE, now).as_ref(), Ok(&verified));
@@ -197,6 +205,48 @@ pub fn baseline(data: &[u8]) {
             let places = places.unwrap();
             assert!((1..=PLACES_MAX).contains(&places.len()));
             assert!(places.is_sorted_by(|a, b| a < b) && places.iter().all(|path| path.starts_with(b"/")));
+        }
+    }
+}
+
+/// Bearer tokens: as they arrive, and with the two first lines as header and claims, which is how a fuzzer gets behind
+/// base64. What is read is what another reader reads too, down to the last member.
+pub fn token(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        read_token(text);
+    }
+    let (text, header, claims) = token_of_lines(data);
+    let Some(read) = read_token(&text) else { return };
+    let header: serde_json::Map<_, _> = serde_json::from_slice(header).unwrap();
+    let claims: serde_json::Map<_, _> = serde_json::from_slice(claims).unwrap();
+    assert_eq!(header["alg"], read.algorithm);
+    assert_eq!(header.get("kid").and_then(serde_json::Value::as_str), read.key_id.as_deref());
+    assert!(!header.contains_key("crit"));
+    assert_eq!(read.claims, claims);
+}
+
+/// Whether the two first lines of these bytes are the header and the claims of a token.
+pub fn is_token(data: &[u8]) -> bool {
+    read_token(&token_of_lines(data).0).is_some()
+}
+
+fn token_of_lines(data: &[u8]) -> (String, &[u8], &[u8]) {
+    let mut lines = data.splitn(3, |byte| *byte == b'\n');
+    let (header, claims) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    (format!("{}.{}.AAAA", encode(header), encode(claims)), header, claims)
+}
+
+fn read_token(text: &str) -> Option<token_text::TokenText<'_>> {
+    match token_text::read_token(text) {
+        Ok(token) => {
+            assert!(text.len() <= token_text::TOKEN_BYTES_MAX);
+            assert_eq!(format!("{}.{}", token.signed, token.signature), text);
+            Some(token)
+        }
+        Err(token_text::Unreadable(why)) => {
+            assert!(!why.is_empty());
+            None
         }
     }
 }

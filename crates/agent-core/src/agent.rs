@@ -425,7 +425,7 @@ impl Agent {
             },
             Timer::Heartbeat => self.beat(effects),
             Timer::OrderWait => self.relay.be_impatient(),
-            Timer::Denials => self.poll_denials(effects),
+            Timer::Denials => self.poll_denials(now, effects),
             Timer::Batch => self.executions.paced(self.link.is_up(), effects),
             Timer::Inventory => self.inventory.pause_ended(),
             Timer::Renewal => self.certificate.look(now, effects),
@@ -444,8 +444,14 @@ impl Agent {
         self.executions.send_in_flight(effects);
     }
 
-    fn poll_denials(&mut self, effects: &mut Vec<Effect>) {
+    fn poll_denials(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         self.is_polling_denials = self.gate.status().is_some_and(|status| status.restricted);
+        // The gate releases by itself and tells nobody. By its own clock, so it may not be then, but before the next
+        // heartbeat, usually.
+        let ends_at = self.gate.status().and_then(|status| status.ends_at);
+        if self.is_polling_denials && ends_at.is_some_and(|ends_at| now.ticks() >= ends_at) {
+            self.wants.status = true;
+        }
         self.wants.denials = true;
         if self.is_polling_denials {
             effects.push(Effect::Arm(Timer::Denials, DENIALS_EVERY));

@@ -6,6 +6,8 @@
 //!
 //! # Version history
 //! - 1 (2026-11): the first.
+//! - 2 (2026-11): an order may have an end (`orders::Order::ends_at`). To machines of version 1 such an order is
+//!   unreadable: they do not obey it, and send no receipt.
 #![forbid(unsafe_code)]
 
 mod enrollment;
@@ -21,7 +23,7 @@ pub use from_server::{FromServer, Welcome};
 pub use limits::{FrameError, Limited, decode, encode};
 
 /// The protocol's version: a server serves every version up to its own, an agent says its own in [`Hello`].
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// The longest frame that a server accepts from an agent, in bytes.
 pub const FROM_AGENT_BYTES_MAX: usize = 1024 * 1024;
 /// The longest frame that an agent accepts from its server, in bytes: room for a signed policy.

@@ -126,6 +126,10 @@ pub struct Status {
     pub generation: u64,
     /// Whether the restriction is in force.
     pub restricted: bool,
+    /// When the restriction in force ends by itself, in ticks of 100 ns since 1970, as its order says; none when it
+    /// lasts until another order. A gate from before there were ends leaves it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_at: Option<i64>,
     /// What of the gate's state is damaged or gone, while that keeps the machine restricted or makes the restriction
     /// stricter than was ordered.
     pub failed_closed: Option<String>,

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use domain::allow_policy::Profile;
@@ -22,9 +22,14 @@ use orders::{Order, Outcome, Receipt, SigningKey, TrustedKeys, VerifiedOrder, Ve
 use policy::CompiledPolicy;
 use policy::baseline::Baseline;
 
+use crate::clock::{self, Alarm, wall as now};
+use crate::end::{Anchor, Standing, Term};
 use crate::judge::MachineJudge;
 use crate::state::{Accepted, Enrollment, FailedClosed, State, put_in_place};
 use crate::survival::SurvivalSet;
+
+/// How long until it is tried again when the end of a restriction cannot be made durable.
+const END_RETRY: Duration = Duration::from_secs(5);
 
 /// The gate, behind one lock. The thread that answers the kernel never takes it.
 pub struct Gate {
@@ -42,9 +47,18 @@ pub struct Gate {
     /// What a restriction restricts to; none while the machine is to be released.
     set: Option<PredefinedSet>,
     failed_closed: Option<FailedClosed>,
+    /// The order in force, when its restriction ends by itself.
+    ending: Option<Order>,
+    alarm: Arc<Alarm>,
     /// What else of the state is damaged.
     damage: Vec<String>,
     denials_lost: u64,
+}
+
+/// What an order that may be obeyed needs.
+struct Admitted {
+    policy: Option<(VerifiedPolicy, String)>,
+    end: Option<Anchor>,
 }
 
 /// A policy with the survival set that was found when it came into force.
@@ -104,10 +118,7 @@ impl Gate {
         };
         let mut gate = Self {
             key,
-            boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
+            boot_id: clock::boot_id(),
             enforcer,
             unsupported,
             canaries: Canaries::new(&state.canaries()),
@@ -117,6 +128,8 @@ impl Gate {
             baseline: None,
             set: None,
             failed_closed: None,
+            ending: None,
+            alarm: Arc::new(Alarm::new().context("no timer for the end of a restriction")?),
             damage,
             denials_lost: 0,
             state,
@@ -160,6 +173,9 @@ impl Gate {
         }
         self.failed_closed = failed;
         self.keep_failed_closed();
+        if let Some(order) = &order {
+            self.await_end(order);
+        }
         let in_force = if self.set.is_none() { Desired::Released } else { Desired::Restricted };
         if in_force == Desired::Restricted {
             if let Some(reason) = &self.unsupported {
@@ -206,7 +222,12 @@ impl Gate {
             VerifiedOrder::verify_kept(accepted.order.as_bytes(), &enrollment.keys, enrollment.machine)?;
         let order = order.order().clone();
         anyhow::ensure!(order.fence == accepted.fence(), "the order is not that of the fence");
-        if order.desired == Desired::Restricted {
+        if order.desired == Desired::Restricted && !accepted.is_restricted() {
+            let may_be_over = order.ends_at.is_some() && accepted.receipt.is_some();
+            anyhow::ensure!(may_be_over, "a restriction without an end is said to have ended");
+        } else if order.desired == Desired::Restricted {
+            let is_its_end = order.ends_at.is_some() == accepted.end.is_some();
+            anyhow::ensure!(is_its_end, "the end is not that of the order");
             let policy = accepted.policy.as_deref().context("the policy is gone")?;
             let policy = VerifiedPolicy::verify(policy.as_bytes(), &enrollment.keys)?;
             anyhow::ensure!(Some(policy.digest()) == order.policy, "the policy is not that of the order");
@@ -249,6 +270,8 @@ impl Gate {
 
     /// Obeys a signed order. `reply` gets the answers as they come.
     pub fn apply(&mut self, envelope: &str, reply: &mut dyn FnMut(Reply)) {
+        // What is over is not to be obeyed again.
+        self.end_if_due();
         let order = match self.verified(envelope) {
             Ok(order) => order,
             Err(reason) => return reply(Reply::Refused { reason }),
@@ -261,7 +284,7 @@ impl Gate {
             };
         }
         match self.admit(&order) {
-            Ok(policy) => self.accept(&order, envelope, policy, reply),
+            Ok(admitted) => self.accept(&order, envelope, admitted, reply),
             Err(reason) => reply(self.receipt(&order, Outcome::Rejected(reason), None)),
         }
     }
@@ -273,8 +296,8 @@ impl Gate {
             .map_err(|error| error.to_string())
     }
 
-    /// Whether the order may be obeyed, and the policy that it needs.
-    fn admit(&self, order: &Order) -> Result<Option<(VerifiedPolicy, String)>, String> {
+    /// Whether the order may be obeyed, and what it needs.
+    fn admit(&self, order: &Order) -> Result<Admitted, String> {
         self.accepted.fence().admit(&order.fence).map_err(|error| error.to_string())?;
         if let Some(failed) = &self.failed_closed
             && order.issued_at <= failed.since()
@@ -289,8 +312,19 @@ impl Gate {
             return Err(VerifyError::Expired.to_string());
         }
         if order.desired == Desired::Released {
-            return Ok(None);
+            return Ok(Admitted { policy: None, end: None });
         }
+        let end = match Term::of(order).map(|term| (term, term.look(None, &clock::clocks(&self.boot_id)))) {
+            None => None,
+            Some((_, Standing::Lasts(anchor))) => Some(anchor),
+            Some((term, Standing::Over)) => {
+                return Err(format!(
+                    "the restriction was to end at {}, and by this machine's clock it is {}",
+                    term.ends_at(),
+                    now()
+                ));
+            }
+        };
         if let Some(reason) = &self.unsupported {
             return Err(reason.clone());
         }
@@ -303,7 +337,7 @@ impl Gate {
         if needs_packages && self.baseline.as_ref().is_none_or(|held| held.baseline.files() == 0) {
             return Err("no package baseline is held: not even a login shell would run".to_owned());
         }
-        Ok(Some((policy, bytes)))
+        Ok(Admitted { policy: Some((policy, bytes)), end })
     }
 
     fn keys(&self) -> TrustedKeys {
@@ -311,16 +345,11 @@ impl Gate {
     }
 
     /// Makes the order durable, and carries it out.
-    fn accept(
-        &mut self,
-        order: &Order,
-        envelope: &str,
-        policy: Option<(VerifiedPolicy, String)>,
-        reply: &mut dyn FnMut(Reply),
-    ) {
+    fn accept(&mut self, order: &Order, envelope: &str, admitted: Admitted, reply: &mut dyn FnMut(Reply)) {
         let mut accepted = Accepted::new(order.fence, order.desired, envelope.to_owned());
+        accepted.end = admitted.end;
         let mut set = None;
-        if let Some((policy, bytes)) = policy {
+        if let Some((policy, bytes)) = admitted.policy {
             // While restricted, what was found before counts.
             let survival = match &self.set {
                 Some(before) if self.is_restricted() => before.survival.clone(),
@@ -349,15 +378,7 @@ impl Gate {
 
     fn carry_out(&mut self, order: &Order, reply: &mut dyn FnMut(Reply)) {
         reply(Reply::Accepted { generation: order.fence.generation });
-        let switched = match order.desired {
-            Desired::Restricted => self.restrict(),
-            Desired::Released => {
-                self.enforcer.release();
-                self.set = None;
-                Ok(())
-            }
-        };
-        let outcome = match switched {
+        let outcome = match self.switch(order.desired) {
             Ok(()) => {
                 if self.failed_closed.take().is_some() {
                     self.keep_failed_closed();
@@ -367,6 +388,92 @@ impl Gate {
             Err(error) => (Outcome::ApplyFailed(format!("{error:#}")), None),
         };
         reply(self.keep_receipt(order, outcome));
+        self.await_end(order);
+    }
+
+    fn switch(&mut self, desired: Desired) -> Result<()> {
+        match desired {
+            Desired::Restricted => self.restrict(),
+            Desired::Released => {
+                self.enforcer.release();
+                self.set = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Sees to the end of the restriction that this order began. A gate that failed closed does not know what the
+    /// machine should be: that ends with another order only.
+    fn await_end(&mut self, order: &Order) {
+        let ends = order.ends_at.is_some() && self.accepted.is_restricted() && self.failed_closed.is_none();
+        self.ending = ends.then(|| order.clone());
+        self.end_if_due();
+    }
+
+    /// Releases the machine when its restriction is over by itself, and sets the alarm for that otherwise.
+    pub fn end_if_due(&mut self) {
+        let standing = self.ending.as_ref().and_then(Term::of).map(|term| {
+            let clocks = clock::clocks(&self.boot_id);
+            (term.look(self.accepted.end.as_ref(), &clocks), clocks.since_boot)
+        });
+        let alarm = match standing {
+            None => self.alarm.unset(),
+            Some((Standing::Lasts(anchor), _)) => {
+                let ends_at = anchor.ends_at();
+                if self.accepted.end.as_ref() != Some(&anchor) {
+                    self.accepted.end = Some(anchor);
+                    // Without it the next start asks the wall clock again.
+                    if let Err(error) = self.state.save_accepted(&self.accepted) {
+                        log!("the end of the restriction cannot be kept: {}", chain(&error));
+                    }
+                }
+                self.alarm.set(ends_at)
+            }
+            Some((Standing::Over, since_boot)) => match self.end() {
+                Ok(()) => self.alarm.unset(),
+                Err(error) => {
+                    log!("the restriction is over, and stays until that can be kept: {error:#}");
+                    self.alarm.set(since_boot.saturating_add(END_RETRY))
+                }
+            },
+        };
+        if let Err(error) = alarm {
+            log!("the alarm for the end of the restriction cannot be set: {error}");
+        }
+    }
+
+    /// Releases the machine without another order. The fence stays what it is.
+    fn end(&mut self) -> Result<()> {
+        let Some(order) = self.ending.clone() else { return Ok(()) };
+        let mut over = self.accepted.clone();
+        over.end();
+        if over.receipt.is_none() {
+            // The control plane still waits for an answer, and there will be no proof any more.
+            let outcome = Outcome::ApplyFailed("the restriction ended before it was proved".to_owned());
+            if let Reply::Receipt { envelope } = self.receipt(&order, outcome, None) {
+                over.receipt = Some(envelope);
+            }
+        }
+        // Durable before anything is switched, so that no crash and no clock can bring it back.
+        self.state.save_accepted(&over)?;
+        self.accepted = over;
+        self.ending = None;
+        self.switch(Desired::Released)?;
+        let ends_at = order.ends_at.unwrap_or_default();
+        let generation = order.fence.generation;
+        let proof = match self.prove(Desired::Released) {
+            (Outcome::Enforced, _) => "released, and proved".to_owned(),
+            (Outcome::ProbeFailed(reason) | Outcome::ApplyFailed(reason) | Outcome::Rejected(reason), _) => {
+                format!("released, but {reason}")
+            }
+        };
+        log!("the restriction of generation {generation} ended by itself, as ordered for {ends_at}: {proof}");
+        Ok(())
+    }
+
+    /// Goes off when [`Gate::end_if_due`] is to be called.
+    pub fn alarm(&self) -> Arc<Alarm> {
+        Arc::clone(&self.alarm)
     }
 
     /// Restricts to the set that is to apply.
@@ -475,6 +582,7 @@ impl Gate {
         self.state.save_enrollment(&enrollment, &accepted)?;
         self.accepted = accepted;
         self.enrollment = Some(enrollment);
+        self.ending = None;
         Ok(())
     }
 
@@ -564,6 +672,12 @@ impl Gate {
             store_epoch: fence.store_epoch,
             generation: fence.generation,
             restricted: enforcer.restricted,
+            ends_at: self
+                .ending
+                .as_ref()
+                .filter(|_| enforcer.restricted)
+                .and_then(|order| order.ends_at)
+                .map(Timestamp::ticks),
             failed_closed: (!failed.is_empty()).then(|| failed.join("; ")),
             tier: self.unsupported.is_none().then(|| self.enforcer.tier().name().to_owned()),
             tier_note,
@@ -657,10 +771,6 @@ pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
         sha256: Some(digest.to_string()),
         message,
     }
-}
-
-fn now() -> Timestamp {
-    Timestamp::from(SystemTime::now())
 }
 
 /// An error with its sources, on one line.

@@ -1,8 +1,8 @@
 //! `cordon-gate`: the root daemon that restricts this machine, without a network.
 //!
 //! Owns the fence, the kept order and policy, the package baseline, and the decision to restrict or release. Obeys
-//! only orders that the control plane signed. Everything that arrives on its socket is hostile. Deliberately knows
-//! nothing of servers, certificates or packages.
+//! only orders that the control plane signed, and ends a restriction by itself only when its order says so. Everything
+//! that arrives on its socket is hostile. Deliberately knows nothing of servers, certificates or packages.
 //!
 //! A gate that ends while the machine is restricted, in whatever way, SIGTERM included, leaves a machine on which the
 //! kernel allows everything: fanotify has no other answer. The next start restricts again before anything else, so the
@@ -19,7 +19,9 @@ macro_rules! log {
     };
 }
 
+pub mod clock;
 pub mod config;
+pub mod end;
 pub mod gate;
 pub mod judge;
 pub mod socket;

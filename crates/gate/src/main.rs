@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use cordon_gate::config::Config;
 use cordon_gate::gate::Gate;
 use cordon_gate::socket;
+use domain::time::Timestamp;
 use enforcement::Fanotify;
 use gate_protocol::{Reply, Request, Status, read_frame, write_frame};
 
@@ -115,6 +116,9 @@ fn print_status(out: &mut impl std::io::Write, status: &Status) -> std::io::Resu
     let none = || "none".to_owned();
     let state = if status.restricted { "restricted" } else { "released" };
     writeln!(out, "state       {state}")?;
+    if let Some(ends_at) = status.ends_at {
+        writeln!(out, "ends        by itself at {}", Timestamp::from_ticks(ends_at))?;
+    }
     if let Some(reason) = &status.failed_closed {
         writeln!(out, "failed      closed: {reason}")?;
     }
@@ -130,4 +134,30 @@ fn print_status(out: &mut impl std::io::Write, status: &Status) -> std::io::Resu
         status.baseline.clone().unwrap_or_else(none)
     )?;
     writeln!(out, "executions  {} asked, {} refused, {} labels", status.asked, status.denied, status.labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_shown() {
+        let mut status: Status = serde_json::from_value(serde_json::json!({
+            "version": "", "public_key": "", "machine": null, "incarnation": 1, "store_epoch": 1, "generation": 1,
+            "restricted": true, "ends_at": 9_518_688_000_000_000_i64, "failed_closed": null, "tier": null,
+            "tier_note": "", "policies": [], "policy": null, "baseline": null, "baseline_files": 0, "marks": 0,
+            "labels": 0, "asked": 0, "denied": 0,
+        }))
+        .unwrap();
+        let text = |status: &Status| {
+            let mut out = Vec::new();
+            print_status(&mut out, status).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let shown = text(&status);
+        let expected = "state       restricted\nends        by itself at 2000-03-01T00:00:00Z\n";
+        assert!(shown.starts_with(expected), "{shown}");
+        status.ends_at = None;
+        assert!(!text(&status).contains("ends"));
+    }
 }

@@ -61,6 +61,7 @@ pub fn serve(path: &Path, agent_uid: u32, gate: Gate) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
     notify_ready();
     let gate = Arc::new(Mutex::new(gate));
+    watch_end(&gate)?;
     lock(&gate).warm_up();
     let counts = Arc::new(CONNECTIONS_MAX.map(|_| AtomicUsize::new(0)));
     let is_receiving = Arc::new(AtomicBool::new(false));
@@ -87,6 +88,23 @@ pub fn serve(path: &Path, agent_uid: u32, gate: Gate) -> io::Result<()> {
             });
     }
     Ok(())
+}
+
+/// Ends restrictions that end by themselves, whoever asks what meanwhile.
+fn watch_end(gate: &Arc<Mutex<Gate>>) -> io::Result<()> {
+    let (gate, alarm) = (Arc::clone(gate), lock(gate).alarm());
+    let watch = move || {
+        loop {
+            match alarm.wait() {
+                Ok(()) => lock(&gate).end_if_due(),
+                Err(error) => {
+                    log!("the alarm for the end of a restriction cannot be waited for: {error}");
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("end".to_owned()).stack_size(512 * 1024).spawn(watch).map(drop)
 }
 
 /// One of a limited number of connections.

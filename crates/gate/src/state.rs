@@ -20,6 +20,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
+use crate::end::Anchor;
+
 /// The longest file of ours but the baseline, in bytes: room for a policy.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// How many policies are kept; the ones that were stored longest ago go first. More than a deployment has, so that none
@@ -68,6 +70,7 @@ pub struct Accepted {
     store_epoch: u64,
     incarnation: u64,
     generation: u64,
+    /// What the machine is to be: what the order says, until a restriction ended by itself.
     restricted: bool,
     /// The order's exact bytes; empty before the first order.
     pub order: String,
@@ -78,6 +81,9 @@ pub struct Accepted {
     pub survival: Vec<String>,
     /// The signed receipt, once there is one.
     pub receipt: Option<String>,
+    /// Where a restriction that ends by itself ends, until it did. When it is to end is in the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<Anchor>,
 }
 
 impl Accepted {
@@ -98,7 +104,20 @@ impl Accepted {
             policy: None,
             survival: Vec::new(),
             receipt: None,
+            end: None,
         }
+    }
+
+    /// Whether the machine is to be restricted.
+    pub fn is_restricted(&self) -> bool {
+        self.restricted
+    }
+
+    /// The restriction ended by itself. The fence, the order and its receipt stay, so that the order, should it come
+    /// again, is known and not obeyed again.
+    pub fn end(&mut self) {
+        self.restricted = false;
+        self.end = None;
     }
 
     /// The fence that a later order must pass.
@@ -426,6 +445,20 @@ mod tests {
             fs::write(&path, &good[..length]).unwrap();
             assert!(matches!(state.accepted(), Err(StateError::Damaged(..))), "cut to {length}");
         }
+    }
+
+    #[test]
+    fn a_fence_from_before_there_were_ends_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        let body = r#"{"store_epoch":1,"incarnation":2,"generation":3,"restricted":true,"order":"o","policy":"p","survival":["s"],"receipt":null}"#;
+        let file = format!("{}\n{body}", checksum_of(body.as_bytes()));
+        fs::write(folder.path().join("fence"), &file).unwrap();
+        let accepted = state.accepted().unwrap().unwrap();
+        assert!(accepted.is_restricted() && accepted.end.is_none());
+        // And without an end it is written like that.
+        state.save_accepted(&accepted).unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join("fence")).unwrap(), file);
     }
 
     #[test]

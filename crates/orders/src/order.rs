@@ -29,6 +29,9 @@ pub struct Order {
     pub issued_at: Timestamp,
     /// After this the gate refuses to accept it.
     pub not_after: Timestamp,
+    /// When the restriction ends by itself, without another order: later than `issued_at`. None when it lasts until the
+    /// next order, and in an order that releases.
+    pub ends_at: Option<Timestamp>,
 }
 
 /// The order inside an envelope that a trusted key signed for this machine, not expired when verified.
@@ -54,6 +57,7 @@ impl Order {
             policy: self.policy.map(|digest| digest.to_string()),
             issued_at: self.issued_at.ticks(),
             not_after: self.not_after.ticks(),
+            ends_at: self.ends_at.map(Timestamp::ticks),
         };
         Envelope::sign(PAYLOAD_TYPE, &serde_json::to_vec(&document).unwrap_or_default(), key)
     }
@@ -112,6 +116,14 @@ struct Document {
     policy: Option<String>,
     issued_at: i64,
     not_after: i64,
+    /// Absent, and not null, without an end: orders without one have the bytes that they had before there were ends.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    ends_at: Option<i64>,
+}
+
+/// A value that is there: null is refused, so that no two documents mean the same order.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    i64::deserialize(deserializer).map(Some)
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -137,6 +149,12 @@ impl Document {
         if desired == Desired::Restricted && policy.is_none() {
             return Err("a restriction without a policy".to_owned());
         }
+        if desired == Desired::Released && self.ends_at.is_some() {
+            return Err("a release that ends".to_owned());
+        }
+        if self.ends_at.is_some_and(|ends_at| ends_at <= self.issued_at) {
+            return Err("a restriction that ends before it begins".to_owned());
+        }
         Ok(Order {
             machine: self.machine.parse().map_err(text_of)?,
             fence: Fence {
@@ -149,6 +167,7 @@ impl Document {
             policy,
             issued_at: Timestamp::from_ticks(self.issued_at),
             not_after: Timestamp::from_ticks(self.not_after),
+            ends_at: self.ends_at.map(Timestamp::from_ticks),
         })
     }
 }
@@ -160,6 +179,9 @@ pub(crate) fn text_of(error: impl ToString) -> String {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn order() -> Order {
@@ -171,6 +193,7 @@ mod tests {
             policy: Some(Sha256Digest([5; 32])),
             issued_at: Timestamp::from_unix_seconds(100),
             not_after: Timestamp::from_unix_seconds(200),
+            ends_at: None,
         }
     }
 
@@ -244,6 +267,8 @@ mod tests {
             (r#""generation":7"#, r#""generation":-7"#),
             (r#""generation":7,"#, ""),
             ("released", "freed"),
+            (r#""not_after":2"#, r#""not_after":2,"ends_at":null"#),
+            (r#""not_after":2"#, r#""not_after":2,"ends_at":3"#),
         ] {
             let refused = verify(&good.replace(from, to));
             assert!(matches!(refused, Err(VerifyError::Unreadable(_))), "{to}: {refused:?}");
@@ -254,6 +279,79 @@ mod tests {
     fn a_restriction_without_policy_is_refused() {
         let refused = verify(&Order { policy: None, ..order() }, MachineId([3; 20]), 150);
         assert!(matches!(refused, Err(VerifyError::Unreadable(_))));
+    }
+
+    #[test]
+    fn an_end_is_for_restrictions_and_after_their_beginning() {
+        let ending = |seconds| Order { ends_at: Some(Timestamp::from_unix_seconds(seconds)), ..order() };
+        assert_eq!(verify(&ending(101), MachineId([3; 20]), 150).unwrap().order(), &ending(101));
+        let release = Order { desired: Desired::Released, policy: None, ..ending(300) };
+        for bad in [ending(100), ending(99), ending(i64::MIN), release] {
+            let refused = verify(&bad, MachineId([3; 20]), 150);
+            assert!(matches!(refused, Err(VerifyError::Unreadable(_))), "{bad:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn an_order_without_an_end_has_the_bytes_that_it_always_had() {
+        let payload = |order: &Order| {
+            let bytes = order.sign(&SigningKey::from_seed(&[1; 32])).to_bytes();
+            let envelope: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            let payload = envelope["payload"].as_str().unwrap();
+            String::from_utf8(base64::engine::general_purpose::STANDARD.decode(payload).unwrap()).unwrap()
+        };
+        let old = format!(
+            r#"{{"machine":"{}","store_epoch":1,"incarnation":2,"generation":7,"action":"{}","desired":"restricted","policy":"{}","issued_at":1000000000,"not_after":2000000000}}"#,
+            MachineId([3; 20]),
+            uuid::Uuid::from_u128(9),
+            Sha256Digest([5; 32])
+        );
+        assert_eq!(payload(&order()), old);
+        let ending = Order { ends_at: Some(Timestamp::from_unix_seconds(300)), ..order() };
+        assert_eq!(payload(&ending), old.replace('}', r#","ends_at":3000000000}"#));
+    }
+
+    fn any_order() -> impl Strategy<Value = Order> {
+        let fence = any::<(u64, u64, u64)>().prop_map(|(store_epoch, incarnation, generation)| Fence {
+            store_epoch,
+            incarnation,
+            generation,
+        });
+        let policy = proptest::option::weighted(0.8, any::<[u8; 32]>());
+        let times = (-3..3_i64, any::<i64>(), proptest::option::of(prop_oneof![-3..4_i64, any::<i64>()]));
+        (any::<[u8; 20]>(), fence, any::<u128>(), any::<bool>(), policy, times).prop_map(
+            |(machine, fence, action, is_restricted, policy, (issued_at, not_after, ends_at))| Order {
+                machine: MachineId(machine),
+                fence,
+                action: MachineActionId(uuid::Uuid::from_u128(action)),
+                desired: if is_restricted { Desired::Restricted } else { Desired::Released },
+                policy: policy.map(Sha256Digest),
+                issued_at: Timestamp::from_ticks(issued_at),
+                not_after: Timestamp::from_ticks(not_after),
+                ends_at: ends_at.map(Timestamp::from_ticks),
+            },
+        )
+    }
+
+    proptest! {
+        /// An order is believed when it makes sense, and then reads back as what was signed.
+        #[test]
+        fn what_makes_sense_reads_back_and_nothing_else(order in any_order()) {
+            let is_restricted = order.desired == Desired::Restricted;
+            let makes_sense = (!is_restricted || order.policy.is_some())
+                && order.ends_at.is_none_or(|ends_at| is_restricted && ends_at > order.issued_at);
+            let key = SigningKey::from_seed(&[1; 32]);
+            let keys = TrustedKeys::new([key.public_key()]);
+            let verified = VerifiedOrder::verify_kept(&order.sign(&key).to_bytes(), &keys, order.machine);
+            match verified {
+                Ok(verified) => {
+                    prop_assert!(makes_sense);
+                    prop_assert_eq!(verified.order(), &order);
+                }
+                Err(VerifyError::Unreadable(_)) => prop_assert!(!makes_sense),
+                Err(other) => return Err(TestCaseError::fail(other.to_string())),
+            }
+        }
     }
 
     #[test]

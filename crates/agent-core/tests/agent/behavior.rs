@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_core::{Agent, Effect, Input, InventoryEnd, LinkState, Notice, SystemFacts, Timer, Validity};
-use agent_protocol::{FromAgent, FromServer, Interface, Limited as _, Welcome};
+use agent_protocol::{FromAgent, FromServer, Interface, Limited as _, PROTOCOL_VERSION, Welcome};
 use domain::restriction::Desired;
 use domain::time::Timestamp;
 use gate_protocol::{Reply, Request, Status};
@@ -116,7 +116,12 @@ fn frame(frame: FromServer) -> Input {
 
 fn welcome() -> FromServer {
     let now = Timestamp::from_unix_seconds(1_000_000).ticks();
-    FromServer::Welcome(Welcome { protocol: 1, now, heartbeat_seconds: 60, reconnect_seconds_max: 10 })
+    FromServer::Welcome(Welcome {
+        protocol: PROTOCOL_VERSION,
+        now,
+        heartbeat_seconds: 60,
+        reconnect_seconds_max: 10,
+    })
 }
 
 fn release(generation: u64) -> Input {
@@ -145,6 +150,29 @@ fn an_order_goes_through_the_gate_and_the_answers_to_the_server() {
     assert_eq!(bench.agent.snapshot().receipts_waiting, 1);
     bench.give(frame(FromServer::ReceiptStored { generation: 1 }));
     assert_eq!(bench.agent.snapshot().receipts_waiting, 0);
+}
+
+#[test]
+fn a_restriction_that_ends_by_itself_is_noticed_and_reported() {
+    let end = Timestamp::from_unix_seconds(1_000_010);
+    let restricted = Status { restricted: true, ends_at: Some(end.ticks()), ..status() };
+    let mut bench = Bench::linked(&restricted);
+    bench.now = Timestamp::from_unix_seconds(1_000_009);
+    assert_eq!(bench.give(Input::TimerFired(Timer::Denials)), ["ask denials"]);
+    bench.give(replied(no_denials()));
+    // The gate goes by another clock: it is asked until it says so.
+    for seconds in [10, 11] {
+        bench.now = Timestamp::from_unix_seconds(1_000_000 + seconds);
+        assert_eq!(bench.give(Input::TimerFired(Timer::Denials)), ["ask status"]);
+        assert_eq!(bench.give(said(&restricted)), ["ask denials"]);
+        bench.give(replied(no_denials()));
+    }
+    assert_eq!(bench.give(Input::TimerFired(Timer::Denials)), ["ask status"]);
+    let released = Status { restricted: false, ends_at: None, ..restricted };
+    let noticed = ["tell released", "send heartbeat 0", "start inventory", "ask denials"];
+    assert_eq!(bench.give(said(&released)), noticed);
+    bench.give(replied(no_denials()));
+    assert_eq!(bench.give(Input::TimerFired(Timer::Denials)), ["ask denials"]);
 }
 
 #[test]

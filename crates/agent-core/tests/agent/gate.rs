@@ -209,6 +209,7 @@ impl Gate {
             store_epoch: self.fence.store_epoch,
             generation: self.fence.generation,
             restricted: self.restricted,
+            ends_at: None,
             failed_closed: None,
             tier: Some("fanotify".to_owned()),
             tier_note: String::new(),

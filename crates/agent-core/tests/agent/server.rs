@@ -120,6 +120,7 @@ pub(crate) fn order(generation: u64, desired: Desired, policy: Option<Sha256Dige
         policy,
         issued_at: Timestamp::default(),
         not_after: Timestamp::default().plus(Duration::from_secs(1 << 40)),
+        ends_at: None,
     };
     text_of(&order.sign(&order_key()))
 }

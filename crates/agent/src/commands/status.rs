@@ -74,6 +74,11 @@ impl Report {
             Some(gate) => {
                 let restricted = format!("restricted, {} executions refused", gate.denied);
                 lines.push(("state", if gate.restricted { restricted } else { "released".to_owned() }));
+                lines.extend(gate.ends_at.map(|ends_at| {
+                    let left =
+                        u64::try_from(Timestamp::from_ticks(ends_at).unix_seconds() - now).unwrap_or(0);
+                    ("ends", format!("by itself at {}, in {}", Timestamp::from_ticks(ends_at), span(left)))
+                }));
                 lines.extend(gate.failed_closed.clone().map(|reason| ("failed closed", reason)));
                 let tier = gate.tier.clone().unwrap_or_else(|| "none".to_owned());
                 lines.push(("tier", format!("{tier} ({})", gate.tier_note)));
@@ -127,6 +132,25 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_is_shown() {
+        let ends_at = Timestamp::from_unix_seconds(951_868_800).ticks();
+        let mut gate: Status = serde_json::from_value(serde_json::json!({
+            "version": "", "public_key": "", "machine": null, "incarnation": 1, "store_epoch": 1, "generation": 1,
+            "restricted": true, "ends_at": ends_at, "failed_closed": null, "tier": null, "tier_note": "",
+            "policies": [], "policy": null, "baseline": null, "baseline_files": 0, "marks": 0, "labels": 0,
+            "asked": 0, "denied": 0,
+        }))
+        .unwrap();
+        let text = |gate: &Status| {
+            Report { gate: Some(gate.clone()), enrollment: None, agent: None, problems: Vec::new() }.text()
+        };
+        let shown = text(&gate);
+        assert!(shown.contains("ends          by itself at 2000-03-01T00:00:00Z, in 0 s\n"), "{shown}");
+        gate.ends_at = None;
+        assert!(!text(&gate).contains("ends"), "{}", text(&gate));
+    }
 
     #[test]
     fn what_others_said_does_not_control_the_terminal() {

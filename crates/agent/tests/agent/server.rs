@@ -141,6 +141,7 @@ impl Server {
             policy: Some(self.shared.policy().0),
             issued_at: now(),
             not_after: now().plus(Duration::from_secs(3600)),
+            ends_at: None,
         };
         let envelope = String::from_utf8(order.sign(&self.shared.order_key).to_bytes()).unwrap();
         let order = FromServer::Order { envelope };

@@ -6,6 +6,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it expects; anything else fails it")]
 
 mod crashes;
+mod ends;
 mod orders;
 mod peers;
 mod state;

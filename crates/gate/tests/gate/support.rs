@@ -301,6 +301,7 @@ impl Machine {
             policy: (desired == Desired::Restricted).then_some(self.policy),
             issued_at: now,
             not_after: now.plus(Duration::from_secs(3600)),
+            ends_at: None,
         }
     }
 
@@ -406,6 +407,20 @@ impl Client {
         }
         self.ask(&Request::BaselineEnd)
     }
+}
+
+/// What the gate has written of its last order.
+pub(crate) fn fence(machine: &Machine) -> serde_json::Value {
+    let text = fs::read_to_string(machine.state("fence")).unwrap();
+    serde_json::from_str(text.split_once('\n').unwrap().1).unwrap()
+}
+
+/// Writes something else there.
+pub(crate) fn edit_fence(machine: &Machine, edit: impl FnOnce(&mut serde_json::Value)) {
+    let mut fence = fence(machine);
+    edit(&mut fence);
+    let body = fence.to_string();
+    fs::write(machine.state("fence"), format!("{}\n{body}", digest(body.as_bytes()))).unwrap();
 }
 
 pub(crate) fn begin(bytes: &[u8]) -> Request {

@@ -1,5 +1,7 @@
 //! The predefined set: which programs may run on a restricted machine.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::digest::Sha256Digest;
 
 /// The most rules that one policy holds. Ten times what a hand-kept list reaches; larger sets belong in packages.
@@ -104,7 +106,7 @@ impl AllowPolicy {
         if self.rules.len() > RULES_MAX {
             return Err(PolicyError::TooManyRules(self.rules.len()));
         }
-        let mut ids = std::collections::HashSet::new();
+        let mut ids = HashSet::new();
         for rule in &self.rules {
             let id: String = rule.id.chars().take(TEXT_BYTES_MAX).collect();
             if !(1..=TEXT_BYTES_MAX).contains(&rule.id.len()) {
@@ -123,5 +125,75 @@ impl AllowPolicy {
             }
         }
         Ok(())
+    }
+}
+
+/// What one version of a policy says otherwise than another.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PolicyDiff {
+    /// The profile before and after, when it differs.
+    pub profile: Option<(Profile, Profile)>,
+    /// Rules that are new.
+    pub added: Vec<Rule>,
+    /// Rules that are gone.
+    pub removed: Vec<Rule>,
+    /// Rules that differ, before and after.
+    pub changed: Vec<(Rule, Rule)>,
+}
+
+impl PolicyDiff {
+    /// What `after` says otherwise than `before`; of a first version everything is new.
+    pub fn between(before: Option<&AllowPolicy>, after: &AllowPolicy) -> Self {
+        let rules_before = before.map_or(&[][..], |before| &before.rules);
+        let old: HashMap<&str, &Rule> = rules_before.iter().map(|rule| (rule.id.as_str(), rule)).collect();
+        let new: HashSet<&str> = after.rules.iter().map(|rule| rule.id.as_str()).collect();
+        let mut diff = Self {
+            profile: before.map(|before| (before.profile, after.profile)).filter(|(old, new)| old != new),
+            ..Self::default()
+        };
+        for rule in &after.rules {
+            match old.get(rule.id.as_str()) {
+                None => diff.added.push(rule.clone()),
+                Some(old) if *old != rule => diff.changed.push(((*old).clone(), rule.clone())),
+                Some(_) => {}
+            }
+        }
+        diff.removed = rules_before.iter().filter(|rule| !new.contains(rule.id.as_str())).cloned().collect();
+        diff
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(profile: Profile, rules: &[(&str, Effect)]) -> AllowPolicy {
+        let rule = |(id, effect): &(&str, Effect)| Rule {
+            id: (*id).to_owned(),
+            matcher: Matcher::Sha256(Sha256Digest([7; 32])),
+            effect: *effect,
+            comment: String::new(),
+        };
+        let rules = rules.iter().map(rule).collect();
+        AllowPolicy { name: "p".to_owned(), revision: 1, profile, rules }
+    }
+
+    #[test]
+    fn a_diff_names_what_came_went_and_changed() {
+        let before = policy(
+            Profile::OsOnly,
+            &[("gone", Effect::Allow), ("kept", Effect::Allow), ("turned", Effect::Allow)],
+        );
+        let after = policy(
+            Profile::OsAndApproved,
+            &[("kept", Effect::Allow), ("new", Effect::Deny), ("turned", Effect::Deny)],
+        );
+        let diff = PolicyDiff::between(Some(&before), &after);
+        assert_eq!(diff.profile, Some((Profile::OsOnly, Profile::OsAndApproved)));
+        assert_eq!(diff.added, [after.rules[1].clone()]);
+        assert_eq!(diff.removed, [before.rules[0].clone()]);
+        assert_eq!(diff.changed, [(before.rules[2].clone(), after.rules[2].clone())]);
+        assert_eq!(PolicyDiff::between(Some(&after), &after), PolicyDiff::default());
+        assert_eq!(PolicyDiff::between(None, &after).added, after.rules);
     }
 }

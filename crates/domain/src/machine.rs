@@ -105,6 +105,10 @@ pub struct Machine {
     pub capabilities: Option<Capabilities>,
     /// Free words that people gave it, sorted.
     pub tags: Vec<String>,
+    /// The id of the machine group that it belongs to.
+    pub group: i64,
+    /// That group's name.
+    pub group_name: String,
     /// When it enrolled first.
     pub first_seen: Timestamp,
     /// When it was last heard.

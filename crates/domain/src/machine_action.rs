@@ -16,6 +16,11 @@ pub struct MachineActionId(pub Uuid);
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// The longest comment, in characters.
 pub const COMMENT_CHARS_MAX: usize = 4_000;
+/// The longest reference of a caller's own, in characters.
+pub const EXTERNAL_ID_CHARS_MAX: usize = 256;
+/// How soon and how late a restriction may end by itself.
+pub const EXPIRES_IN: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What an action changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -196,6 +201,14 @@ pub struct MachineAction {
     pub source: RequestSource,
     /// The caller's own reference.
     pub external_id: Option<String>,
+    /// The name of the allow policy of a restriction.
+    pub policy: Option<String>,
+    /// When the restriction ends by itself.
+    pub ends_at: Option<Timestamp>,
+    /// What the caller named the request, so that a repetition is known as one.
+    pub idempotency_key: Option<String>,
+    /// The bulk call that made it.
+    pub bulk: Option<Uuid>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When its phase last changed.

@@ -89,7 +89,8 @@ impl CallLog {
         match refused {
             Some(exceeded) => Err(exceeded),
             None => {
-                if self.times.len() >= capacity(limit) {
+                // More than one, when the limit was lowered.
+                while self.times.len() >= capacity(limit) {
                     self.times.pop_front();
                 }
                 self.times.push_back(now);

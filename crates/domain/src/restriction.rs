@@ -159,6 +159,8 @@ pub struct Restriction {
     pub policy_name: Option<String>,
     /// Digest of the signed policy's bytes.
     pub policy_digest: Option<Sha256Digest>,
+    /// When the restriction ends by itself.
+    pub ends_at: Option<crate::time::Timestamp>,
     /// What the machine last reported.
     pub reported: Reported,
     /// The generation that the machine last reported as in force.

@@ -33,6 +33,11 @@ pub(crate) fn read(input: &mut &str) -> Result<i64, EmptyError> {
     }
 }
 
+/// The point in time that a whole text says, in the forms of `$filter`, as ticks of 100 ns since 1970.
+pub fn parse_date_time(text: &str) -> Option<i64> {
+    read.parse(text).ok()
+}
+
 fn time_of_day(input: &mut &str) -> Result<i64, EmptyError> {
     let (hour, _, minute) = (below(24), ':', below(60)).parse_next(input)?;
     let second = opt(preceded(':', below(60))).parse_next(input)?;

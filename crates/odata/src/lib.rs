@@ -15,6 +15,7 @@ mod options;
 mod query;
 mod schema;
 
+pub use date_time::parse_date_time;
 pub use error::Error;
 pub use options::parse;
 pub use query::{Comparison, Direction, Filter, OrderBy, Query, Subject, Test, TextFunction, Value};

@@ -34,7 +34,14 @@ impl Opt {
     }
 }
 
+/// System options that mean nothing here, without their `$`.
+const FOREIGN: [&str; 8] =
+    ["expand", "search", "apply", "compute", "format", "index", "deltatoken", "schemaversion"];
+
 /// Reads the raw query string of a request, without its `?`: percent-encoded, with `%20` or `+` for a space.
+///
+/// Names without `$` are other people's, such as `api-version`, and are passed over; but not those that are an option's
+/// but for the `$`: whoever forgot it would get every row.
 ///
 /// # Errors
 /// [`Error`] for the first option that is unknown, repeated, malformed, or beyond a limit.
@@ -48,7 +55,12 @@ pub fn parse(raw: &str, schema: &'static Schema) -> Result<Query, Error> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = decode("the name of an option", name)?;
         let known = Opt::ALL.into_iter().find(|option| option.name().eq_ignore_ascii_case(&name));
-        let option = known.ok_or_else(|| unknown(&name))?;
+        let Some(option) = known else {
+            if is_foreign(&name) {
+                continue;
+            }
+            return Err(unknown(&name));
+        };
         if seen.contains(&option) {
             return Err(Error::at(option.name(), &name, 0, "the option once only"));
         }
@@ -91,7 +103,21 @@ fn too_long(option: &str, value: &str, limit: usize) -> Error {
     }
 }
 
+/// Whether a name that no option has is none of ours.
+fn is_foreign(name: &str) -> bool {
+    !(name.is_empty() || name.starts_with('$') || is_option_without_dollar(name))
+}
+
+fn is_option_without_dollar(name: &str) -> bool {
+    let options = Opt::ALL.into_iter().filter_map(|option| option.name().strip_prefix('$'));
+    options.chain(FOREIGN).any(|option| option.eq_ignore_ascii_case(name))
+}
+
 fn unknown(name: &str) -> Error {
+    if is_option_without_dollar(name) {
+        let expected = format!("a dollar sign before the name: write ${}", name.to_ascii_lowercase());
+        return Error::at(&excerpt(name), name, 0, expected);
+    }
     let names = Opt::ALL.map(Opt::name).join(", ");
     let option = if name.is_empty() { "an option without name".to_owned() } else { excerpt(name) };
     Error { expected: format!("one of {names}"), ..Error::at(&option, name, 0, "") }
@@ -247,6 +273,8 @@ mod tests {
             ("$filter=name+eq+'a=b'", "$filter=name%20eq%20'a%3Db'"),
             ("$filter=lastSeen+gt+2026-01-31T01:00:00+01:00", "$filter=lastSeen%20gt%202026-01-31Z"),
             ("$skiptoken=ab%20c", "$skiptoken=ab%20c"),
+            ("api-version=2024-01-01&$top=7&x=%zz&api-version", "$top=7"),
+            ("filters=a&@p=1&%C3%BC", ""),
         ] {
             let query = parse(raw, &SCHEMA).unwrap_or_else(|error| panic!("{raw}: {error}"));
             assert_eq!(query.to_string(), printed, "{raw}");
@@ -261,7 +289,17 @@ mod tests {
                 "$expand=x",
                 "\"$expand\", position 1: expected one of $filter, $orderby, $top, $skip, $select, $count, $skiptoken, found \"$expand\"",
             ),
-            ("filter=name", "\"filter\", position 1: expected one of $filter,"),
+            (
+                "filter=name",
+                "\"filter\", position 1: expected a dollar sign before the name: write $filter, found \"filter\"",
+            ),
+            (
+                "$top=1&OrderBy=id",
+                "\"OrderBy\", position 1: expected a dollar sign before the name: write $orderby",
+            ),
+            ("expand=x", "\"expand\", position 1: expected a dollar sign before the name: write $expand"),
+            ("$search=x", "\"$search\", position 1: expected one of $filter, $orderby"),
+            ("$=x", "\"$\", position 1: expected one of $filter, $orderby"),
             ("=", "an option without name, position 1: expected one of $filter,"),
             ("$top=1&$Top=1", "$top, position 1: expected the option once only, found \"$Top\""),
             ("$top", "$top, position 1: expected a whole number from 0 to 10000, found the end"),
@@ -318,6 +356,8 @@ mod tests {
         let token = |bytes: usize| format!("$skiptoken={}", "x".repeat(bytes - "$skiptoken=".len()));
         assert!(parse(&token(QUERY_BYTES_MAX), &SCHEMA).is_ok());
         assert!(parse(&token(QUERY_BYTES_MAX + 1), &SCHEMA).unwrap_err().expected.starts_with("at most"));
+        let passed_over = format!("a={}", "x".repeat(QUERY_BYTES_MAX));
+        assert!(parse(&passed_over, &SCHEMA).unwrap_err().expected.starts_with("at most"));
     }
 
     fn text() -> impl Strategy<Value = String> {

@@ -2,10 +2,14 @@
 
 use domain::execution_event::ExecutionEvent;
 use domain::machine::MachineId;
-use rusqlite::{Row, params};
+use domain::machine_group::MachineAccess;
+use domain::time::Timestamp;
+use rusqlite::types::Value;
+use rusqlite::{Row, params, params_from_iter};
 
 use crate::row::{count, parsed, stored, time};
-use crate::{StoreError, Tx};
+use crate::sql::Conditions;
+use crate::{StoreError, Tx, access};
 
 /// How many are kept of each machine: a day of one every nine seconds.
 pub const PER_MACHINE_MAX: i64 = 10_000;
@@ -21,6 +25,23 @@ pub struct StoredExecutionEvent {
     pub computer_dns_name: String,
     /// What it reported.
     pub event: ExecutionEvent,
+}
+
+/// Which events are listed: those that meet all that is given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EventFilter {
+    /// Those that arrived before the one with this id.
+    pub before: Option<i64>,
+    /// Those of this machine.
+    pub machine: Option<MachineId>,
+    /// Those about files with this content, SHA-256 in lower case.
+    pub sha256: Option<String>,
+    /// Those of this time and later, by the machines' clocks.
+    pub since: Option<Timestamp>,
+    /// Those before this time, by the machines' clocks.
+    pub until: Option<Timestamp>,
+    /// At most so many.
+    pub top: u32,
 }
 
 /// Keeps a batch of events, and drops the oldest beyond [`PER_MACHINE_MAX`].
@@ -60,28 +81,67 @@ pub fn execution_event_create(
     Ok(())
 }
 
-/// Events with an id below `before`, newest first, of one machine or of all.
+/// The events that a filter admits, of machines that the caller may know of. Those that arrived last come first.
 ///
 /// # Errors
 /// [`StoreError`].
 pub fn execution_event_list(
     tx: &Tx<'_>,
-    machine: Option<MachineId>,
-    before: i64,
-    top: u32,
+    filter: &EventFilter,
+    access: &MachineAccess,
 ) -> Result<Vec<StoredExecutionEvent>, StoreError> {
-    let condition = if machine.is_some() { "execution_event.machine = $1" } else { "$1 = ''" };
-    let mut statement = tx.0.prepare_cached(&format!(
-        "SELECT execution_event.*, computer_dns_name FROM execution_event JOIN machine ON machine.id = machine \
-         WHERE {condition} AND execution_event.id < $2 ORDER BY execution_event.id DESC LIMIT $3"
-    ))?;
-    let wanted = machine.map(|machine| machine.to_string()).unwrap_or_default();
-    let mut rows = statement.query(params![wanted, before, top])?;
+    let (sql, values) = select(filter, access);
+    let mut statement = tx.0.prepare_cached(&sql)?;
+    let mut rows = statement.query(params_from_iter(values))?;
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {
         events.push(read(row)?);
     }
     Ok(events)
+}
+
+/// A plus sign before a number keeps its index out. One machine's events, or those of one file, are found in their
+/// order. Otherwise a time's events are found by their time and then sorted, rather than all looked at.
+fn select(filter: &EventFilter, access: &MachineAccess) -> (String, Vec<Value>) {
+    let by_time = filter.machine.is_none()
+        && filter.sha256.is_none()
+        && (filter.since.is_some() || filter.until.is_some());
+    let (id, at) = if by_time {
+        ("+execution_event.id", "execution_event.at")
+    } else {
+        ("execution_event.id", "+execution_event.at")
+    };
+    let mut conditions = Conditions::default();
+    if let Some(machine) = filter.machine {
+        conditions.require("execution_event.machine =", machine.to_string());
+    }
+    if let Some(sha256) = &filter.sha256 {
+        // Of one machine there are few events: its index serves both.
+        let column = if filter.machine.is_some() {
+            "coalesce(execution_event.sha256, '') ="
+        } else {
+            "execution_event.sha256 ="
+        };
+        conditions.require(column, sha256.clone());
+    }
+    if let Some(since) = filter.since {
+        conditions.require(&format!("{at} >="), since.ticks());
+    }
+    if let Some(until) = filter.until {
+        conditions.require(&format!("{at} <"), until.ticks());
+    }
+    if let Some(before) = filter.before {
+        conditions.require(&format!("{id} <"), before);
+    }
+    conditions.require_sql(access::condition(access, "+machine.machine_group"));
+    let limit = conditions.bind(i64::from(filter.top));
+    let (condition, values) = conditions.finish();
+    let sql = format!(
+        "SELECT execution_event.*, computer_dns_name FROM execution_event \
+         JOIN machine ON machine.id = execution_event.machine \
+         WHERE {condition} ORDER BY {id} DESC LIMIT {limit}"
+    );
+    (sql, values)
 }
 
 fn read(row: &Row<'_>) -> Result<StoredExecutionEvent, StoreError> {
@@ -102,4 +162,43 @@ fn read(row: &Row<'_>) -> Result<StoredExecutionEvent, StoreError> {
             count: count(row, "count")?,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::{SORTS, plan_of};
+
+    #[test]
+    fn plans() {
+        let (machine, sha256, since) =
+            (Some(MachineId([1; 20])), Some("a".to_owned()), Some(Timestamp::default()));
+        let filter = EventFilter { before: Some(9), top: 5, ..EventFilter::default() };
+        for (filter, way, sorts) in [
+            (filter.clone(), "USING INTEGER PRIMARY KEY (rowid<?)", false),
+            (
+                EventFilter { machine, since, sha256: sha256.clone(), ..filter.clone() },
+                "USING INDEX execution_event_machine (machine=? AND id<?)",
+                false,
+            ),
+            (
+                EventFilter { sha256, since, until: since, ..filter.clone() },
+                "USING INDEX execution_event_sha256 (sha256=? AND id<?)",
+                false,
+            ),
+            (EventFilter { since, ..filter.clone() }, "USING INDEX execution_event_at (at>?)", true),
+            (
+                EventFilter { since, until: since, ..filter },
+                "USING INDEX execution_event_at (at>? AND at<?)",
+                true,
+            ),
+        ] {
+            for access in [MachineAccess::All, MachineAccess::Groups(vec![1, 2])] {
+                let plan = plan_of(&select(&filter, &access).0);
+                let events = plan.split("; ").find(|step| step.contains("execution_event")).unwrap();
+                assert_eq!(events, format!("SEARCH execution_event {way}"), "{filter:?}: {plan}");
+                assert_eq!(plan.contains(SORTS), sorts, "{filter:?}: {plan}");
+            }
+        }
+    }
 }

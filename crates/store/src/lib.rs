@@ -11,17 +11,23 @@ pub mod list;
 pub mod machine;
 pub mod machine_action;
 
+mod access;
 pub mod app;
 pub mod audit_entry;
 pub mod enrollment_token;
 mod error;
 pub mod execution_event;
+pub mod machine_group;
 mod migrations;
 pub mod policy;
 pub mod rate_limit;
 mod reader;
+pub mod role;
 mod row;
+pub mod session;
+pub mod setting;
 mod sql;
+pub mod user;
 mod writer;
 
 use std::path::Path;

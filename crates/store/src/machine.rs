@@ -1,21 +1,38 @@
-//! Machines and their restriction.
+//! Machines and their restriction: what they said, what is wanted of them and what they report.
+//!
+//! Deliberately decides nothing: in which group a machine belongs, or when a restriction ends, is known elsewhere.
 
 use std::net::IpAddr;
 
 use domain::digest::Sha256Digest;
 use domain::machine::{Capabilities, IpAddress, Machine, MachineId, System};
+use domain::machine_group::MachineAccess;
 use domain::restriction::{Desired, Reported, Restriction, Tier};
 use domain::time::Timestamp;
-use rusqlite::{OptionalExtension as _, Row, named_params, params};
+use rusqlite::types::Value;
+use rusqlite::{OptionalExtension as _, Row, params, params_from_iter};
 
 use crate::row::{count, parsed, parsed_or_none, stored, time, time_or_none};
-use crate::{StoreError, Tx};
+use crate::sql::{ROWS_MAX, places, typed_rows};
+use crate::{StoreError, Tx, access};
+
+mod address;
+mod group;
+mod tag;
+
+pub use address::{machine_ips_forget, machines_by_ip};
+pub use group::{MachineFacts, machine_facts, machine_group_assign, machine_group_sizes};
+pub use tag::{machine_tag_add, machine_tag_count, machine_tag_remove};
 
 pub(crate) const COLUMNS: &str = "id, incarnation, computer_dns_name, os_platform, os_version, os_build, \
     os_architecture, agent_version, ip_addresses, last_external_ip, connected_at, tier, tier_missing, first_seen, \
-    last_seen, desired_restricted, desired_generation, wanted_generation, policy_name, policy_digest, reported_restricted, \
-    reported_generation, reported_since, \
-    (SELECT group_concat(tag, char(10)) FROM machine_tag WHERE machine_tag.machine = machine.id) AS tags";
+    last_seen, desired_restricted, desired_generation, wanted_generation, policy_name, policy_digest, ends_at, \
+    reported_restricted, reported_generation, reported_since, machine_group, \
+    (SELECT name FROM machine_group WHERE machine_group.id = machine.machine_group) AS group_name, \
+    (SELECT string_agg(tag, '\n') FROM machine_tag WHERE machine_tag.machine = machine.id) AS tags";
+
+/// The most machines whose restrictions end that are named at once.
+const ENDING_MAX: u32 = 100;
 
 /// The machine with this id.
 ///
@@ -27,19 +44,68 @@ pub fn machine_fetch(tx: &Tx<'_>, id: MachineId) -> Result<Option<Machine>, Stor
     rows.next()?.map(read).transpose()
 }
 
-/// The ids of the machines with this DNS name, at most eleven: more than ten are too many to list to a person.
+/// The machines with these ids, by id. Those that are not there are left out.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn machine_ids_by_name(tx: &Tx<'_>, name: &str) -> Result<Vec<MachineId>, StoreError> {
-    let mut statement =
-        tx.0.prepare_cached("SELECT id FROM machine WHERE computer_dns_name = $1 ORDER BY id LIMIT 11")?;
+pub fn machine_fetch_many(tx: &Tx<'_>, ids: &[MachineId]) -> Result<Vec<Machine>, StoreError> {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut machines = Vec::new();
+    for chunk in ids.chunks(ROWS_MAX) {
+        let mut statement = tx.0.prepare(&format!(
+            "SELECT {COLUMNS} FROM machine WHERE id IN ({}) ORDER BY id",
+            places(chunk.len())
+        ))?;
+        let mut rows = statement.query(params_from_iter(chunk.iter().map(MachineId::to_string)))?;
+        while let Some(row) = rows.next()? {
+            machines.push(read(row)?);
+        }
+    }
+    Ok(machines)
+}
+
+/// The ids of the machines with this DNS name that the caller may know of, at most eleven: more than ten are too many
+/// to list to a person.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn machine_ids_by_name(
+    tx: &Tx<'_>,
+    name: &str,
+    access: &MachineAccess,
+) -> Result<Vec<MachineId>, StoreError> {
+    let mut statement = tx.0.prepare_cached(&format!(
+        "SELECT id FROM machine WHERE computer_dns_name = $1 AND {} ORDER BY id LIMIT 11",
+        access::condition(access, "+machine_group")
+    ))?;
     let mut rows = statement.query([name])?;
     let mut ids = Vec::new();
     while let Some(row) = rows.next()? {
         ids.push(parsed(row, "id")?);
     }
     Ok(ids)
+}
+
+/// The machines whose restriction is to have ended by itself, the longest overdue first, at most a hundred.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn machines_ending(tx: &Tx<'_>, now: Timestamp) -> Result<Vec<Machine>, StoreError> {
+    let mut statement = tx.0.prepare_cached(&ending())?;
+    let mut rows = statement.query(params![now.ticks(), ENDING_MAX])?;
+    let mut machines = Vec::new();
+    while let Some(row) = rows.next()? {
+        machines.push(read(row)?);
+    }
+    Ok(machines)
+}
+
+fn ending() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM machine WHERE ends_at <= $1 AND desired_restricted = 1 ORDER BY ends_at LIMIT $2"
+    )
 }
 
 /// The Ed25519 public key of the machine's gate, as text.
@@ -89,27 +155,27 @@ pub fn machine_connected(
 ) -> Result<(), StoreError> {
     let addresses: Vec<String> = system.ip_addresses.iter().map(address_line).collect();
     let last_ip = system.ip_addresses.iter().find(|ip| ip.up && !ip.address.is_loopback());
+    address::record(tx, id, &system.ip_addresses, now)?;
     tx.0.prepare_cached(
-        "UPDATE machine SET computer_dns_name = :name, os_platform = :platform, os_version = :version, \
-         os_build = :build, os_architecture = :architecture, agent_version = :agent, ip_addresses = :addresses, \
-         last_ip_address = :last_ip, last_external_ip = :remote, connected_at = :now, last_seen = :now, \
-         tier = :tier, tier_missing = :missing WHERE id = :id",
+        "UPDATE machine SET computer_dns_name = $2, os_platform = $3, os_version = $4, os_build = $5, \
+         os_architecture = $6, agent_version = $7, ip_addresses = $8, last_ip_address = $9, last_external_ip = $10, \
+         connected_at = $11, last_seen = $11, tier = $12, tier_missing = $13 WHERE id = $1",
     )?
-    .execute(named_params! {
-        ":name": system.computer_dns_name,
-        ":platform": system.os_platform,
-        ":version": system.os_version,
-        ":build": system.os_build,
-        ":architecture": system.os_architecture,
-        ":agent": system.agent_version,
-        ":addresses": addresses.join("\n"),
-        ":last_ip": last_ip.map(|ip| ip.address.to_string()),
-        ":remote": remote.to_string(),
-        ":now": now.ticks(),
-        ":tier": capabilities.tier.map(Tier::name),
-        ":missing": capabilities.missing,
-        ":id": id.to_string(),
-    })?;
+    .execute(params![
+        id.to_string(),
+        system.computer_dns_name,
+        system.os_platform,
+        system.os_version,
+        system.os_build,
+        system.os_architecture,
+        system.agent_version,
+        addresses.join("\n"),
+        last_ip.map(|ip| ip.address.to_string()),
+        remote.to_string(),
+        now.ticks(),
+        capabilities.tier.map(Tier::name),
+        capabilities.missing
+    ])?;
     Ok(())
 }
 
@@ -130,7 +196,8 @@ pub fn machine_reported(
         Reported::Restricted => Some(1),
     };
     tx.0.prepare_cached(
-        "UPDATE machine SET reported_since = CASE WHEN reported_restricted IS $2 THEN reported_since ELSE $4 END, \
+        "UPDATE machine SET reported_since = CASE WHEN reported_restricted IS NOT DISTINCT FROM $2 \
+         THEN reported_since ELSE $4 END, \
          reported_restricted = $2, reported_generation = $3, last_seen = $4 WHERE id = $1",
     )?
     .execute(params![id.to_string(), restricted, stored(generation), now.ticks()])?;
@@ -150,7 +217,8 @@ pub fn machines_seen(tx: &Tx<'_>, seen: &[(MachineId, Timestamp)]) -> Result<(),
     Ok(())
 }
 
-/// Changes what is wanted of a machine; its generation rises by one. The new generation.
+/// Changes what is wanted of a machine; its generation rises by one. The new generation. Only a restriction has an
+/// end: a release clears it.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -159,32 +227,98 @@ pub fn machine_desire(
     id: MachineId,
     desired: Desired,
     policy: Option<(&str, Sha256Digest)>,
+    ends_at: Option<Timestamp>,
 ) -> Result<u64, StoreError> {
     let mut statement = tx.0.prepare_cached(
         "UPDATE machine SET desired_restricted = $2, desired_generation = desired_generation + 1, \
-         wanted_generation = desired_generation + 1, \
-         policy_name = coalesce($3, policy_name), policy_digest = coalesce($4, policy_digest) WHERE id = $1 \
-         RETURNING desired_generation",
+         wanted_generation = desired_generation + 1, policy_name = coalesce($3, policy_name), \
+         policy_digest = coalesce($4, policy_digest), ends_at = $5 WHERE id = $1 RETURNING desired_generation",
     )?;
-    let restricted = i64::from(desired == Desired::Restricted);
     let mut rows = statement.query(params![
         id.to_string(),
-        restricted,
+        i64::from(desired == Desired::Restricted),
         policy.map(|(name, _)| name),
-        policy.map(|(_, digest)| digest.to_string())
+        policy.map(|(_, digest)| digest.to_string()),
+        end_of(desired, ends_at)
     ])?;
     let row = rows.next()?.ok_or_else(|| StoreError::Damaged(format!("machine {id} is gone")))?;
     count(row, "desired_generation")
 }
 
-/// Withdraws what was wanted: without a new order, the machine is wanted to be as it was last proved.
+/// What becomes wanted of one of many machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesireRow {
+    /// The machine.
+    pub id: MachineId,
+    /// Its desired generation when the change was decided upon.
+    pub generation_before: u64,
+    /// The policy that applies, by name and digest; the machine's own stays when there is none.
+    pub policy: Option<(String, Sha256Digest)>,
+    /// When the restriction ends by itself.
+    pub ends_at: Option<Timestamp>,
+}
+
+/// Like [`machine_desire`], for many machines, of which none is named twice. The ids of those that were changed, in no
+/// particular order: the others are gone, or somebody else changed what is wanted of them meanwhile.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn machine_desire_many(
+    tx: &Tx<'_>,
+    desired: Desired,
+    rows: &[DesireRow],
+) -> Result<Vec<MachineId>, StoreError> {
+    let mut changed = Vec::new();
+    for chunk in rows.chunks(ROWS_MAX) {
+        let mut values: Vec<Value> = vec![i64::from(desired == Desired::Restricted).into()];
+        for row in chunk {
+            let (name, digest) = row.policy.clone().unzip();
+            values.push(row.id.to_string().into());
+            values.push(stored(row.generation_before).into());
+            values.push(name.into());
+            values.push(digest.map(|digest| digest.to_string()).into());
+            values.push(end_of(desired, row.ends_at).into());
+        }
+        let mut statement = tx.0.prepare(&desire_many(chunk.len()))?;
+        let mut found = statement.query(params_from_iter(values))?;
+        while let Some(row) = found.next()? {
+            changed.push(parsed(row, "id")?);
+        }
+    }
+    Ok(changed)
+}
+
+fn desire_many(rows: usize) -> String {
+    let rows = typed_rows(2, rows, &["TEXT", "BIGINT", "TEXT", "TEXT", "BIGINT"]);
+    format!(
+        "WITH wanted (machine, generation, new_name, new_digest, new_end) AS (VALUES {rows}) \
+         UPDATE machine SET desired_restricted = $1, desired_generation = desired_generation + 1, \
+         wanted_generation = desired_generation + 1, policy_name = coalesce(wanted.new_name, policy_name), \
+         policy_digest = coalesce(wanted.new_digest, policy_digest), ends_at = wanted.new_end FROM wanted \
+         WHERE id IN (SELECT machine FROM wanted) AND id = wanted.machine \
+         AND desired_generation = wanted.generation RETURNING id"
+    )
+}
+
+fn end_of(desired: Desired, ends_at: Option<Timestamp>) -> Option<i64> {
+    match desired {
+        Desired::Restricted => ends_at.map(Timestamp::ticks),
+        Desired::Released => None,
+    }
+}
+
+/// Withdraws what was wanted: without a new order, the machine is wanted to be as it was last proved. A restriction
+/// that it is in then ends when its own action says.
 ///
 /// # Errors
 /// [`StoreError`].
 pub fn machine_desire_withdraw(tx: &Tx<'_>, id: MachineId) -> Result<(), StoreError> {
     tx.0.prepare_cached(
         "UPDATE machine SET desired_restricted = coalesce(reported_restricted, 0), \
-         wanted_generation = reported_generation WHERE id = $1",
+         wanted_generation = reported_generation, ends_at = CASE WHEN reported_restricted = 1 THEN \
+         (SELECT proved.ends_at FROM machine_action AS proved WHERE proved.machine = machine.id \
+         AND proved.generation = machine.reported_generation ORDER BY proved.store_epoch DESC LIMIT 1) END \
+         WHERE id = $1",
     )?
     .execute([id.to_string()])?;
     Ok(())
@@ -217,6 +351,8 @@ pub(crate) fn read(row: &Row<'_>) -> Result<Machine, StoreError> {
             None
         },
         tags,
+        group: row.get("machine_group")?,
+        group_name: row.get("group_name")?,
         first_seen: time(row, "first_seen")?,
         last_seen: time(row, "last_seen")?,
         last_external_ip: parsed_or_none(row, "last_external_ip")?,
@@ -230,6 +366,7 @@ pub(crate) fn read(row: &Row<'_>) -> Result<Machine, StoreError> {
             wanted_generation: count(row, "wanted_generation")?,
             policy_name: row.get("policy_name")?,
             policy_digest: parsed_or_none(row, "policy_digest")?,
+            ends_at: time_or_none(row, "ends_at")?,
             reported: match reported {
                 None => Reported::Unknown,
                 Some(0) => Reported::Released,
@@ -252,4 +389,21 @@ fn address_of(line: &str) -> Option<IpAddress> {
     let (address, mac, state) = (words.next()?, words.next()?, words.next()?);
     let mac = (mac != "-").then(|| mac.to_owned());
     Some(IpAddress { address: address.parse().ok()?, mac, up: state == "up" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::{SORTS, plan_of};
+
+    #[test]
+    fn plans() {
+        let plan = plan_of(&ending());
+        assert!(plan.starts_with("SEARCH machine USING INDEX machine_ends (ends_at<?)"), "{plan}");
+        assert!(!plan.contains(SORTS), "{plan}");
+        for rows in [1, ROWS_MAX] {
+            let plan = plan_of(&desire_many(rows));
+            assert!(plan.contains("SEARCH machine USING INDEX sqlite_autoindex_machine_1 (id=?)"), "{plan}");
+        }
+    }
 }

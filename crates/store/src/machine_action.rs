@@ -4,53 +4,70 @@ use domain::machine::MachineId;
 use domain::machine_action::{Cancellation, MachineAction, MachineActionId, Phase};
 use domain::restriction::Fence;
 use domain::time::Timestamp;
-use rusqlite::{Row, named_params, params};
+use rusqlite::types::Value;
+use rusqlite::{Row, params, params_from_iter};
 use uuid::Uuid;
 
 use crate::row::{
-    count, kind_number, kind_of, parsed, phase_number, phase_of, source_number, source_of, stored, time,
+    count, kind_number, kind_of, parsed, parsed_or_none, phase_number, phase_of, source_number, source_of,
+    stored, time, time_or_none,
 };
-use crate::{StoreError, Tx};
+use crate::{StoreError, Tx, sql};
+
+mod bulk;
+
+pub use bulk::{
+    bulk_counts, machine_action_create_many, machine_action_open_many, machine_action_supersede_many,
+};
 
 pub(crate) const COLUMNS: &str = "id, machine, computer_dns_name, store_epoch, incarnation, generation, kind, phase, \
-    requestor, comment, source, external_id, created_at, updated_at, deadline, cancelled_by, cancelled_comment, \
-    cancelled_at, failure";
+    requestor, comment, source, external_id, policy, ends_at, idempotency_key, bulk, created_at, updated_at, deadline, \
+    cancelled_by, cancelled_comment, cancelled_at, failure";
+
+const CREATE: &str = "INSERT INTO machine_action (id, machine, computer_dns_name, store_epoch, incarnation, generation, \
+    kind, phase, open, requestor, comment, source, external_id, policy, ends_at, idempotency_key, bulk, created_at, \
+    updated_at, deadline, signed_order) VALUES";
 
 /// Records an action with its signed order.
 ///
 /// # Errors
-/// [`StoreError::Duplicate`] when the machine has an open action.
+/// [`StoreError::Duplicate`] when the machine has an open action, or one with the requestor's idempotency key.
 pub fn machine_action_create(
     tx: &Tx<'_>,
     action: &MachineAction,
     signed_order: &str,
 ) -> Result<(), StoreError> {
-    tx.0.prepare_cached(
-        "INSERT INTO machine_action (id, machine, computer_dns_name, store_epoch, incarnation, generation, kind, \
-         phase, open, requestor, comment, source, external_id, created_at, updated_at, deadline, signed_order) \
-         VALUES (:id, :machine, :name, :epoch, :incarnation, :generation, :kind, :phase, :open, :requestor, \
-         :comment, :source, :external, :created, :updated, :deadline, :order)",
-    )?
-    .execute(named_params! {
-        ":id": action.id.0.to_string(),
-        ":machine": action.machine.to_string(),
-        ":name": action.computer_dns_name,
-        ":epoch": stored(action.fence.store_epoch),
-        ":incarnation": stored(action.fence.incarnation),
-        ":generation": stored(action.fence.generation),
-        ":kind": kind_number(action.kind),
-        ":phase": phase_number(action.phase),
-        ":open": i64::from(!action.phase.is_final()),
-        ":requestor": action.requestor,
-        ":comment": action.comment,
-        ":source": source_number(action.source),
-        ":external": action.external_id,
-        ":created": action.created_at.ticks(),
-        ":updated": action.updated_at.ticks(),
-        ":deadline": action.deadline.ticks(),
-        ":order": signed_order,
-    })?;
+    let values = created(action, signed_order);
+    let statement = format!("{CREATE} {}", sql::rows(1, values.len()));
+    tx.0.prepare_cached(&statement)?.execute(params_from_iter(values))?;
     Ok(())
+}
+
+/// The values of [`CREATE`].
+fn created(action: &MachineAction, signed_order: &str) -> [Value; 21] {
+    [
+        action.id.0.to_string().into(),
+        action.machine.to_string().into(),
+        action.computer_dns_name.clone().into(),
+        stored(action.fence.store_epoch).into(),
+        stored(action.fence.incarnation).into(),
+        stored(action.fence.generation).into(),
+        kind_number(action.kind).into(),
+        phase_number(action.phase).into(),
+        i64::from(!action.phase.is_final()).into(),
+        action.requestor.clone().into(),
+        action.comment.clone().into(),
+        source_number(action.source).into(),
+        action.external_id.clone().into(),
+        action.policy.clone().into(),
+        action.ends_at.map(Timestamp::ticks).into(),
+        action.idempotency_key.clone().into(),
+        action.bulk.map(|bulk| bulk.to_string()).into(),
+        action.created_at.ticks().into(),
+        action.updated_at.ticks().into(),
+        action.deadline.ticks().into(),
+        signed_order.to_owned().into(),
+    ]
 }
 
 /// The action with this id.
@@ -80,6 +97,29 @@ pub fn machine_action_by_generation(
 ) -> Result<Option<MachineAction>, StoreError> {
     let wanted = "machine = $1 AND generation = $2 ORDER BY store_epoch DESC LIMIT 1";
     fetch_where(tx, wanted, &[&machine.to_string(), &stored(generation)])
+}
+
+/// The requestor's action with this idempotency key: for this machine, or with none for any: the first by id.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn machine_action_by_idempotency_key(
+    tx: &Tx<'_>,
+    requestor: &str,
+    key: &str,
+    machine: Option<MachineId>,
+) -> Result<Option<MachineAction>, StoreError> {
+    let wanted = "idempotency_key = $1 AND requestor = $2";
+    match machine {
+        Some(machine) => {
+            let wanted = format!("{wanted} AND machine = $3");
+            fetch_where(tx, &wanted, &[&key, &requestor, &machine.to_string()])
+        }
+        None => {
+            let wanted = format!("{wanted} ORDER BY machine LIMIT 1");
+            fetch_where(tx, &wanted, &[&key, &requestor])
+        }
+    }
 }
 
 /// The signed order of an action.
@@ -162,20 +202,21 @@ pub fn machine_action_move(
     let changed = tx
         .0
         .prepare_cached(
-            "UPDATE machine_action SET phase = :to, open = :open, updated_at = :now, failure = :failure, \
-             cancelled_by = :by, cancelled_comment = :comment, cancelled_at = :at WHERE id = :id AND phase = :from",
+            "UPDATE machine_action SET phase = $3, open = $4, \
+             updated_at = CASE WHEN created_at < $5 THEN $5 ELSE created_at END, failure = $6, cancelled_by = $7, \
+             cancelled_comment = $8, cancelled_at = $9 WHERE id = $1 AND phase = $2",
         )?
-        .execute(named_params! {
-            ":to": phase_number(to),
-            ":open": i64::from(!to.is_final()),
-            ":now": now.ticks(),
-            ":failure": failure,
-            ":by": cancellation.map(|c| c.requestor.as_str()),
-            ":comment": cancellation.map(|c| c.comment.as_str()),
-            ":at": cancellation.map(|c| c.at.ticks()),
-            ":id": action.id.0.to_string(),
-            ":from": phase_number(action.phase),
-        })?;
+        .execute(params![
+            action.id.0.to_string(),
+            phase_number(action.phase),
+            phase_number(to),
+            i64::from(!to.is_final()),
+            now.ticks(),
+            failure,
+            cancellation.map(|c| c.requestor.as_str()),
+            cancellation.map(|c| c.comment.as_str()),
+            cancellation.map(|c| c.at.ticks())
+        ])?;
     Ok(changed == 1)
 }
 
@@ -231,10 +272,34 @@ pub(crate) fn read(row: &Row<'_>) -> Result<MachineAction, StoreError> {
         comment: row.get("comment")?,
         source: source_of(row.get("source")?)?,
         external_id: row.get("external_id")?,
+        policy: row.get("policy")?,
+        ends_at: time_or_none(row, "ends_at")?,
+        idempotency_key: row.get("idempotency_key")?,
+        bulk: parsed_or_none(row, "bulk")?,
         created_at: time(row, "created_at")?,
         updated_at: time(row, "updated_at")?,
         deadline: time(row, "deadline")?,
         cancellation,
         failure: row.get("failure")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::plan_of;
+
+    #[test]
+    fn a_repeated_request_is_found_by_its_key() {
+        for (wanted, way) in [
+            ("machine = $3", "(idempotency_key=? AND requestor=? AND machine=?)"),
+            ("1 = 1 ORDER BY machine LIMIT 1", "(idempotency_key=? AND requestor=?)"),
+        ] {
+            let plan = plan_of(&format!(
+                "SELECT {COLUMNS} FROM machine_action WHERE idempotency_key = $1 AND requestor = $2 AND {wanted}"
+            ));
+            let expected = format!("SEARCH machine_action USING INDEX machine_action_idempotency {way}");
+            assert!(plan.starts_with(&expected), "{plan}");
+        }
+    }
 }

@@ -6,7 +6,12 @@ use sha2::Digest as _;
 use crate::StoreError;
 
 /// Every step, oldest first. Append only.
-const STEPS: &[(&str, &str)] = &[("0001_first", include_str!("../migrations/0001_first.sql"))];
+const STEPS: &[(&str, &str)] = &[
+    ("0001_first", include_str!("../migrations/0001_first.sql")),
+    ("0002_access", include_str!("../migrations/0002_access.sql")),
+    ("0003_lists", include_str!("../migrations/0003_lists.sql")),
+    ("0004_sessions", include_str!("../migrations/0004_sessions.sql")),
+];
 
 /// Brings the tables up to date.
 pub(crate) fn run(connection: &mut Connection) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 use domain::allow_policy::{AllowPolicy, Effect, Matcher, Profile, Rule};
 use domain::digest::Sha256Digest;
 use domain::time::Timestamp;
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, Row, params};
 
 use crate::row::{count, parsed, stored, time};
 use crate::{StoreError, Tx};
@@ -62,12 +62,29 @@ pub fn policy_create(tx: &Tx<'_>, stored_policy: &StoredPolicy) -> Result<(), St
 
 const COLUMNS: &str = "name, revision, profile, digest, updated_at, updated_by";
 
+/// The most revisions that are listed at once.
+pub const REVISIONS_MAX: u32 = 1000;
+/// And the most rules that they hold together, so that revisions of long policies fit into memory.
+pub const REVISION_RULES_MAX: usize = 100_000;
+
 /// The newest revision of a policy.
 ///
 /// # Errors
 /// [`StoreError`].
 pub fn policy_fetch(tx: &Tx<'_>, name: &str) -> Result<Option<StoredPolicy>, StoreError> {
-    fetch_where(tx, "name = $1 ORDER BY revision DESC LIMIT 1", name)
+    fetch_where(tx, "name = $1 ORDER BY revision DESC LIMIT 1", params![name])
+}
+
+/// One revision of a policy.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn policy_fetch_revision(
+    tx: &Tx<'_>,
+    name: &str,
+    revision: u64,
+) -> Result<Option<StoredPolicy>, StoreError> {
+    fetch_where(tx, "name = $1 AND revision = $2", params![name, stored(revision)])
 }
 
 /// The revision whose signed bytes have this digest.
@@ -75,13 +92,42 @@ pub fn policy_fetch(tx: &Tx<'_>, name: &str) -> Result<Option<StoredPolicy>, Sto
 /// # Errors
 /// [`StoreError`].
 pub fn policy_fetch_by_digest(tx: &Tx<'_>, digest: Sha256Digest) -> Result<Option<StoredPolicy>, StoreError> {
-    fetch_where(tx, "digest = $1", &digest.to_string())
+    fetch_where(tx, "digest = $1", params![digest.to_string()])
 }
 
-fn fetch_where(tx: &Tx<'_>, condition: &str, value: &str) -> Result<Option<StoredPolicy>, StoreError> {
+/// The revisions of a policy, newest first: at most [`REVISIONS_MAX`], and after the newest only as many as hold
+/// [`REVISION_RULES_MAX`] rules together.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn policy_revisions(tx: &Tx<'_>, name: &str) -> Result<Vec<StoredPolicy>, StoreError> {
+    let mut statement = tx.0.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM policy WHERE name = $1 ORDER BY revision DESC LIMIT $2"
+    ))?;
+    let mut rows = statement.query(params![name, REVISIONS_MAX])?;
+    let (mut revisions, mut rules): (Vec<StoredPolicy>, usize) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let revision = read(tx, row)?;
+        rules = rules.saturating_add(revision.policy.rules.len());
+        if rules > REVISION_RULES_MAX && !revisions.is_empty() {
+            break;
+        }
+        revisions.push(revision);
+    }
+    Ok(revisions)
+}
+
+fn fetch_where(
+    tx: &Tx<'_>,
+    condition: &str,
+    values: &[&dyn rusqlite::ToSql],
+) -> Result<Option<StoredPolicy>, StoreError> {
     let mut statement = tx.0.prepare_cached(&format!("SELECT {COLUMNS} FROM policy WHERE {condition}"))?;
-    let mut rows = statement.query([value])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
+    let mut rows = statement.query(values)?;
+    rows.next()?.map(|row| read(tx, row)).transpose()
+}
+
+fn read(tx: &Tx<'_>, row: &Row<'_>) -> Result<StoredPolicy, StoreError> {
     let name: String = row.get("name")?;
     let revision: u64 = count(row, "revision")?;
     let profile = match row.get::<_, i64>("profile")? {
@@ -91,12 +137,12 @@ fn fetch_where(tx: &Tx<'_>, condition: &str, value: &str) -> Result<Option<Store
         other => return Err(StoreError::Damaged(format!("profile {other}"))),
     };
     let rules = rules(tx, &name, revision)?;
-    Ok(Some(StoredPolicy {
+    Ok(StoredPolicy {
         policy: AllowPolicy { name, revision, profile, rules },
         digest: parsed(row, "digest")?,
         updated_at: time(row, "updated_at")?,
         updated_by: row.get("updated_by")?,
-    }))
+    })
 }
 
 fn rules(tx: &Tx<'_>, name: &str, revision: u64) -> Result<Vec<Rule>, StoreError> {

@@ -3,13 +3,12 @@
 use domain::rate_limit::{CallLog, RateLimit};
 use domain::time::Timestamp;
 use rusqlite::params;
-use uuid::Uuid;
 
-use crate::row::{count, parsed, stored, time};
+use crate::row::{count, stored, time};
 use crate::{StoreError, Tx};
 
 /// Whose calls of which operation.
-pub type Key = (String, Uuid);
+pub type Key = (String, String);
 
 /// Records call number `call` in its slot of the ring.
 ///
@@ -28,7 +27,7 @@ pub fn rate_limit_spend(
     )?
     .execute(params![
         key.0,
-        key.1.to_string(),
+        key.1,
         stored(CallLog::slot(limit, call)),
         stored(call),
         at.ticks()
@@ -46,7 +45,7 @@ pub fn rate_limit_list(tx: &Tx<'_>, since: Timestamp) -> Result<Vec<(Key, u64, T
     let mut rows = statement.query([since.ticks()])?;
     let mut calls = Vec::new();
     while let Some(row) = rows.next()? {
-        calls.push(((row.get("operation")?, parsed(row, "app")?), count(row, "call")?, time(row, "at")?));
+        calls.push(((row.get("operation")?, row.get("app")?), count(row, "call")?, time(row, "at")?));
     }
     Ok(calls)
 }

@@ -89,6 +89,13 @@ pub(crate) fn count<T: TryFrom<i64>>(row: &Row<'_>, column: &str) -> Result<T, S
     T::try_from(number).map_err(|_unreadable| StoreError::Damaged(format!("{column} {number}")))
 }
 
+/// Reads a count, or null.
+pub(crate) fn count_or_none<T: TryFrom<i64>>(row: &Row<'_>, column: &str) -> Result<Option<T>, StoreError> {
+    let number: Option<i64> = row.get(column)?;
+    let damaged = |number| StoreError::Damaged(format!("{column} {number}"));
+    number.map(|number| T::try_from(number).map_err(|_unreadable| damaged(number))).transpose()
+}
+
 /// A count as it is stored. No count reaches 2^63.
 pub(crate) fn stored(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)

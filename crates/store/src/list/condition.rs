@@ -5,11 +5,12 @@
 
 use domain::time::Timestamp;
 use odata::{Comparison, Filter, Property, Subject, Test, TextFunction, Type, Value};
+use rusqlite::params_from_iter;
 use rusqlite::types::Value as Bound;
 use uuid::Uuid;
 
 use super::{Column, INACTIVE_SINCE, column};
-use crate::StoreError;
+use crate::{StoreError, Tx};
 
 const NEVER: &str = "1 = 0";
 const ALWAYS: &str = "1 = 1";
@@ -17,16 +18,20 @@ const ALWAYS: &str = "1 = 1";
 /// What `any( )` looks into.
 const ELEMENT: Column = column("element", Type::String, "tag");
 
+/// The most elements of a collection whose rows are collected before any row is looked at.
+const COLLECTED_MAX: i64 = 2000;
+
 /// Makes conditions, and collects the values that are bound in them.
-pub(super) struct Builder {
+pub(super) struct Builder<'a> {
+    tx: &'a Tx<'a>,
     columns: &'static [Column],
     inactive_since: Timestamp,
     values: Vec<Bound>,
 }
 
-impl Builder {
-    pub(super) fn new(columns: &'static [Column], inactive_since: Timestamp) -> Self {
-        Self { columns, inactive_since, values: Vec::new() }
+impl<'a> Builder<'a> {
+    pub(super) fn new(tx: &'a Tx<'a>, columns: &'static [Column], inactive_since: Timestamp) -> Self {
+        Self { tx, columns, inactive_since, values: Vec::new() }
     }
 
     /// Binds a value; how the statement names it.
@@ -36,8 +41,8 @@ impl Builder {
     }
 
     /// All values that were bound, in the order of their numbers.
-    pub(super) fn into_values(self) -> Vec<Bound> {
-        self.values
+    pub(super) fn values(&self) -> &[Bound] {
+        &self.values
     }
 
     /// The column of a property.
@@ -63,29 +68,51 @@ impl Builder {
         }
     }
 
-    /// The condition of a filter; without one, that of every row.
-    pub(super) fn filter(&mut self, filter: Option<&Filter>) -> Result<String, StoreError> {
+    /// The condition of a filter.
+    pub(super) fn filter(&mut self, filter: &Filter) -> Result<String, StoreError> {
         match filter {
-            None => Ok(ALWAYS.to_owned()),
-            Some(Filter::And(parts)) => self.join(parts, " AND "),
-            Some(Filter::Or(parts)) => self.join(parts, " OR "),
-            Some(Filter::Not(inner)) => Ok(format!("NOT ({})", self.filter(Some(inner))?)),
-            Some(Filter::Test(Subject::Property(property), test)) => {
+            Filter::And(parts) => self.join(parts, " AND "),
+            Filter::Or(parts) => self.join(parts, " OR "),
+            Filter::Not(inner) => Ok(format!("NOT ({})", self.filter(inner)?)),
+            Filter::Test(Subject::Property(property), test) => {
                 let column = self.column(property)?;
-                Ok(self.test(&column, test))
+                Ok(match column.looked_up {
+                    None => self.test(&column, test),
+                    Some((condition, sql)) => {
+                        let test = self.test(&Column { sql, ..column }, test);
+                        format!("{condition}{test})")
+                    }
+                })
             }
-            Some(Filter::Test(Subject::Element, test)) => Ok(self.test(&ELEMENT, test)),
-            Some(Filter::Any(property, inner)) => {
+            Filter::Test(Subject::Element, test) => Ok(self.test(&ELEMENT, test)),
+            Filter::Any(property, inner) => {
                 let table = self.column(property)?.sql;
-                let inner = self.filter(inner.as_deref())?;
-                Ok(format!("id IN (SELECT machine FROM {table} WHERE {inner})"))
+                let inner =
+                    inner.as_deref().map_or_else(|| Ok(ALWAYS.to_owned()), |inner| self.filter(inner))?;
+                self.any(table, &inner)
             }
         }
     }
 
     fn join(&mut self, parts: &[Filter], operator: &str) -> Result<String, StoreError> {
-        let parts = parts.iter().map(|part| self.filter(Some(part))).collect::<Result<Vec<_>, _>>()?;
-        Ok(format!("({})", parts.join(operator)))
+        let parts = parts.iter().map(|part| self.filter(part)).collect::<Result<Vec<_>, _>>()?;
+        Ok(balanced(&parts, operator))
+    }
+
+    /// Few elements say at once which rows there are; of many, each row looks for its own.
+    fn any(&self, table: &str, inner: &str) -> Result<String, StoreError> {
+        let most = COLLECTED_MAX + 1;
+        let mut statement = self.tx.0.prepare_cached(&format!(
+            "SELECT count(*) FROM (SELECT 1 FROM {table} WHERE {inner} LIMIT {most})"
+        ))?;
+        let places = statement.parameter_count();
+        let elements: i64 =
+            statement.query_row(params_from_iter(self.values.iter().take(places)), |row| row.get(0))?;
+        Ok(if elements < most {
+            format!("id IN (SELECT machine FROM {table} WHERE {inner})")
+        } else {
+            format!("EXISTS (SELECT 1 FROM {table} WHERE machine = id AND {inner})")
+        })
     }
 
     fn test(&mut self, column: &Column, test: &Test) -> String {
@@ -147,6 +174,18 @@ impl Builder {
     }
 }
 
+/// Parts joined as a balanced tree: SQLite takes no deeper than a thousand.
+fn balanced(parts: &[String], operator: &str) -> String {
+    match parts {
+        [] => ALWAYS.to_owned(),
+        [part] => part.clone(),
+        _ => {
+            let (left, right) = parts.split_at(parts.len() / 2);
+            format!("({}{operator}{})", balanced(left, operator), balanced(right, operator))
+        }
+    }
+}
+
 fn other_entity(name: &str) -> StoreError {
     StoreError::Unsupported(format!("{name} is a property of another entity"))
 }
@@ -176,7 +215,7 @@ fn operator(comparison: Comparison) -> &'static str {
 }
 
 /// The value as the column holds it.
-fn stored(column: &Column, value: &Value) -> Bound {
+pub(super) fn stored(column: &Column, value: &Value) -> Bound {
     match value {
         Value::Null => Bound::Null,
         Value::String(text) => Bound::Text(cased(column, text)),
@@ -191,12 +230,12 @@ fn stored(column: &Column, value: &Value) -> Bound {
     }
 }
 
-fn cased(column: &Column, text: &str) -> String {
+pub(super) fn cased(column: &Column, text: &str) -> String {
     if column.lower_case { text.to_ascii_lowercase() } else { text.to_owned() }
 }
 
 /// The first text behind all that start with `prefix`; none when nothing is.
-fn end_of_prefix(prefix: &str) -> Option<String> {
+pub(super) fn end_of_prefix(prefix: &str) -> Option<String> {
     let mut end: Vec<char> = prefix.chars().collect();
     while let Some(last) = end.pop() {
         if let Some(next) = (last..=char::MAX).nth(1) {

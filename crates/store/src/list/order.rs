@@ -20,6 +20,8 @@ pub(super) struct Order {
     terms: Vec<Term>,
     /// Says which order it is.
     name: String,
+    /// Every term of the entity's own order, in one direction or all in the other.
+    is_default: bool,
 }
 
 struct Term {
@@ -33,7 +35,7 @@ impl Order {
     pub(super) fn of<T>(
         query: &Query,
         entity: &Entity<T>,
-        builder: &mut Builder,
+        builder: &mut Builder<'_>,
     ) -> Result<Self, StoreError> {
         let mut columns = Vec::new();
         for OrderBy { property, direction } in &query.order_by {
@@ -52,14 +54,20 @@ impl Order {
             .iter()
             .map(|(column, direction)| format!("{} {direction:?}", column.property.name))
             .collect();
-        let mut order = Self { terms: Vec::new(), name: format!("{} {}", entity.table, by.join(",")) };
+        let default_terms: &[&str] = if default == "id" { &["id"] } else { &[default, "id"] };
+        let one_direction =
+            columns.windows(2).all(|pair| pair.iter().all(|(_, d)| Some(d) == pair.first().map(|(_, d)| d)));
+        let is_default = one_direction
+            && columns.iter().map(|(column, _)| column.property.name).eq(default_terms.iter().copied());
+        let name = format!("{} {}", entity.table, by.join(","));
+        let mut order = Self { terms: Vec::new(), name, is_default };
         for (column, direction) in columns {
             order.push(&column, direction, builder);
         }
         Ok(order)
     }
 
-    fn push(&mut self, column: &Column, direction: Direction, builder: &mut Builder) {
+    fn push(&mut self, column: &Column, direction: Direction, builder: &mut Builder<'_>) {
         let sql = builder.sql(column);
         if !column.may_be_null {
             self.terms.push(Term { sql, direction });
@@ -89,9 +97,46 @@ impl Order {
         terms.collect::<Vec<_>>().join(", ")
     }
 
-    /// The condition of the rows behind the place that a token names; without one, that of every row.
-    pub(super) fn behind(&self, token: Option<&str>, builder: &mut Builder) -> Result<String, StoreError> {
-        let Some(token) = token else { return Ok("1 = 1".to_owned()) };
+    /// What stands behind `ORDER BY` where the rows have the keys as columns, of a table with this prefix.
+    pub(super) fn by_key(&self, prefix: &str) -> String {
+        let terms = self.terms.iter().enumerate().map(|(index, term)| match term.direction {
+            Direction::Ascending => format!("{prefix}key_{index} ASC"),
+            Direction::Descending => format!("{prefix}key_{index} DESC"),
+        });
+        terms.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The keys, of a table that has them as columns, as columns of the result.
+    pub(super) fn key_columns(&self, prefix: &str) -> String {
+        let keys = (0..self.terms.len()).map(|index| format!("{prefix}key_{index} AS key_{index}"));
+        keys.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether it is the entity's own order, or that backward.
+    pub(super) fn is_default(&self) -> bool {
+        self.is_default
+    }
+
+    /// What rows are ordered by first.
+    pub(super) fn first(&self) -> &str {
+        self.terms.first().map_or("", |term| &term.sql)
+    }
+
+    /// How the first key of a row compares to that of a row behind it.
+    pub(super) fn sign_before(&self) -> &'static str {
+        match self.terms.first().map(|term| term.direction) {
+            Some(Direction::Ascending) | None => "<=",
+            Some(Direction::Descending) => ">=",
+        }
+    }
+
+    /// The condition of the rows behind the place that a token names.
+    pub(super) fn behind(
+        &self,
+        token: Option<&str>,
+        builder: &mut Builder<'_>,
+    ) -> Result<Option<String>, StoreError> {
+        let Some(token) = token else { return Ok(None) };
         let place = self.place(token).ok_or_else(|| bad_token(token))?;
         let bound: Vec<String> = place.into_iter().map(|value| builder.bind(value)).collect();
         let mut terms = self.terms.iter().zip(&bound);
@@ -106,7 +151,7 @@ impl Order {
         // Implied by the rest, but an index serves this form only.
         let bound =
             terms.next().map(|(term, value)| format!("{} {}= {value}", term.sql, sign(term.direction)));
-        Ok([bound, behind].into_iter().flatten().collect::<Vec<_>>().join(" AND "))
+        Ok(Some([bound, behind].into_iter().flatten().collect::<Vec<_>>().join(" AND ")))
     }
 
     /// The token of a row's place.

@@ -7,7 +7,7 @@ use store::audit_entry::{audit_entry_create, audit_entry_list};
 use store::{Store, StoreError, Tx};
 use tokio::task::JoinHandle;
 
-use crate::fixture::{Database, enroll, entry, machine_id};
+use crate::fixture::{Database, enroll, entry, machine_id, newest};
 
 /// Jobs that stand in the writer's queue until they are let go: they become one batch.
 struct Queue {
@@ -54,7 +54,7 @@ impl Queue {
 
 /// Subjects of all audit entries, oldest first.
 async fn subjects(database: &Database) -> Vec<String> {
-    let entries = database.read(|tx| audit_entry_list(tx, i64::MAX, 10_000)).await;
+    let entries = database.read(|tx| audit_entry_list(tx, &newest(10_000))).await;
     entries.into_iter().rev().map(|(_, entry)| entry.subject).collect()
 }
 
@@ -159,7 +159,7 @@ async fn what_was_answered_is_read_and_what_was_queued_behind_comes_before() {
     for number in 0..50 {
         database.store.write_behind(move |tx| audit_entry_create(tx, &entry(&format!("behind {number}"))));
         database.write(move |tx| audit_entry_create(tx, &entry(&format!("answered {number}")))).await;
-        let newest = database.read(|tx| audit_entry_list(tx, i64::MAX, 2)).await;
+        let newest = database.read(|tx| audit_entry_list(tx, &newest(2))).await;
         let newest: Vec<_> = newest.into_iter().map(|(_, entry)| entry.subject).collect();
         assert_eq!(newest, [format!("answered {number}"), format!("behind {number}")]);
     }
@@ -187,9 +187,9 @@ async fn a_read_sees_one_state_whatever_is_written_meanwhile() {
     let runtime = tokio::runtime::Handle::current();
     let counts = database
         .read(move |tx| {
-            let before = audit_entry_list(tx, i64::MAX, 9)?.len();
+            let before = audit_entry_list(tx, &newest(9))?.len();
             runtime.block_on(store.write(|tx| audit_entry_create(tx, &entry("meanwhile"))))?;
-            Ok((before, audit_entry_list(tx, i64::MAX, 9)?.len()))
+            Ok((before, audit_entry_list(tx, &newest(9))?.len()))
         })
         .await;
     assert_eq!(counts, (0, 0));
@@ -220,7 +220,7 @@ async fn many_readers_and_writers_work_side_by_side() {
                     let subject = format!("{number}/{round}");
                     let written = subject.clone();
                     store.write(move |tx| audit_entry_create(tx, &entry(&written))).await?;
-                    let seen = store.read(|tx| audit_entry_list(tx, i64::MAX, 10_000)).await?;
+                    let seen = store.read(|tx| audit_entry_list(tx, &newest(10_000))).await?;
                     assert!(seen.iter().any(|(_, entry)| entry.subject == subject));
                 }
                 Ok::<_, StoreError>(())

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use domain::machine::MachineId;
 use domain::machine_action::MachineActionId;
+use domain::machine_group::MachineAccess;
 use store::audit_entry::{audit_entry_create, audit_entry_list};
 use store::list::machine_action_list;
 use store::machine::{machine_enroll, machine_fetch};
@@ -13,7 +14,7 @@ use store::machine_action::{machine_action_create, machine_action_fetch};
 use store::{Store, StoreError};
 use uuid::Uuid;
 
-use crate::fixture::{action, entry, second};
+use crate::fixture::{action, entry, newest, second};
 
 /// Tells the process that it is the one to be killed, and where it is to write.
 const DATABASE: &str = "CORDON_TEST_CRASH_DATABASE";
@@ -69,8 +70,12 @@ fn check(path: &Path, answered: &[Uuid]) {
             let action = machine_action_fetch(tx, MachineActionId(id))?.expect("an answered action is gone");
             machine_fetch(tx, action.machine)?.expect("its machine is gone");
         }
-        let all = machine_action_list(tx, &odata::Query { count: true, ..odata::Query::default() })?;
-        let audited = audit_entry_list(tx, i64::MAX, u32::MAX)?.len() as u64;
+        let all = machine_action_list(
+            tx,
+            &odata::Query { count: true, ..odata::Query::default() },
+            &MachineAccess::All,
+        )?;
+        let audited = audit_entry_list(tx, &newest(u32::MAX))?.len() as u64;
         assert_eq!(all.count, Some(audited), "an action without its audit entry, or the other way around");
         Ok::<_, StoreError>(())
     };

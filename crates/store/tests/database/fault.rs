@@ -8,11 +8,11 @@ use store::audit_entry::{audit_entry_create, audit_entry_list};
 use store::machine_action::{machine_action_create, machine_action_fetch};
 use store::{Store, StoreError};
 
-use crate::fixture::{Database, action, enroll, entry, machine_id};
+use crate::fixture::{Database, action, enroll, entry, machine_id, newest};
 
 async fn count(store: &Store) -> usize {
     store
-        .read(|tx| audit_entry_list(tx, i64::MAX, 10_000))
+        .read(|tx| audit_entry_list(tx, &newest(10_000)))
         .await
         .unwrap_or_else(|error: StoreError| panic!("{error}"))
         .len()
@@ -38,7 +38,7 @@ async fn a_locked_database_is_unavailable_until_it_is_let_go() {
     }
     outside.execute_batch("ROLLBACK").unwrap();
     database.write(|tx| audit_entry_create(tx, &entry("after"))).await;
-    let entries = database.read(|tx| audit_entry_list(tx, i64::MAX, 9)).await;
+    let entries = database.read(|tx| audit_entry_list(tx, &newest(9))).await;
     let subjects: Vec<_> = entries.iter().map(|(_, entry)| entry.subject.as_str()).collect();
     assert_eq!(subjects, ["after", "before"]);
 }

@@ -7,8 +7,10 @@ use std::time::Duration;
 use domain::audit_entry::AuditEntry;
 use domain::machine::{Capabilities, IpAddress, MachineId, System};
 use domain::machine_action::{Kind, MachineAction, MachineActionId, Phase, RequestSource};
+use domain::machine_group::MachineGroup;
 use domain::restriction::{Fence, Tier};
 use domain::time::Timestamp;
+use store::audit_entry::AuditFilter;
 use store::machine::machine_enroll;
 use store::{Store, StoreError, Tx};
 use tempfile::TempDir;
@@ -117,6 +119,10 @@ pub(crate) fn action(machine: MachineId, generation: u64) -> MachineAction {
         comment: "contain while triaging".to_owned(),
         source: RequestSource::PublicApi,
         external_id: None,
+        policy: Some("default".to_owned()),
+        ends_at: None,
+        idempotency_key: None,
+        bulk: None,
         created_at,
         updated_at: created_at,
         deadline: created_at.plus(Duration::from_secs(500)),
@@ -132,5 +138,23 @@ pub(crate) fn entry(subject: &str) -> AuditEntry {
         operation: "machine_restrict".to_owned(),
         subject: subject.to_owned(),
         detail: String::new(),
+    }
+}
+
+/// The newest entries of the audit log.
+pub(crate) fn newest(top: u32) -> AuditFilter {
+    AuditFilter { top, ..AuditFilter::default() }
+}
+
+/// A group without a rule.
+pub(crate) fn group(name: &str, rank: u32) -> MachineGroup {
+    MachineGroup {
+        id: -1,
+        name: name.to_owned(),
+        description: String::new(),
+        rank: Some(rank),
+        rule: vec![],
+        user_groups: vec![],
+        policy: None,
     }
 }

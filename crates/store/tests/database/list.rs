@@ -1,10 +1,12 @@
 //! Lists against the model: random rows, random queries, the same answer.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use api_types::date_time::DateTimeUtc;
 use domain::machine::{Capabilities, IpAddress, Machine, System};
 use domain::machine_action::{Kind, MachineAction, MachineActionId, Phase};
+use domain::machine_group::MachineAccess;
 use domain::restriction::{Desired, Reported, Tier};
 use domain::time::Timestamp;
 use odata::{
@@ -55,6 +57,28 @@ const TEXTS: &[&str] = &[
     "default",
 ];
 const MACHINE_COUNT: u32 = 12;
+/// The groups of the ungrouped and three more, the last of which is named like a pattern.
+const GROUP_COUNT: i64 = 4;
+const GROUP_NAMES: [&str; 3] = ["a", "z", "a%b"];
+
+/// Makes the groups, and puts a machine into each group that is given for it.
+fn put_into_groups(database: &Database, groups: &[i64]) {
+    let outside = database.outside();
+    for (id, name) in (1..).zip(GROUP_NAMES) {
+        let insert = "INSERT INTO machine_group (id, name, description, rank) VALUES (?1, ?2, '', ?1)";
+        outside.execute(insert, (id, name)).unwrap();
+    }
+    for (number, group) in (0..).zip(groups) {
+        let place = "UPDATE machine SET machine_group = ?1 WHERE id = ?2";
+        outside.execute(place, (group, machine_id(number).to_string())).unwrap();
+    }
+}
+
+/// All machines, or those of some groups, of which one may not be there.
+fn any_access() -> impl Strategy<Value = MachineAccess> {
+    let groups = proptest::sample::subsequence(vec![0, 1, 2, 3, 99], 0..5);
+    prop_oneof![Just(MachineAccess::All), groups.prop_map(MachineAccess::Groups)]
+}
 
 fn any_text() -> impl Strategy<Value = String> {
     proptest::sample::select(TEXTS).prop_map(str::to_owned)
@@ -81,6 +105,8 @@ struct MachineSeed {
     policy: Option<String>,
     reported: Option<(Reported, u64, Timestamp)>,
     tags: Vec<String>,
+    group: i64,
+    ends_at: Option<Timestamp>,
 }
 
 fn any_machine() -> impl Strategy<Value = MachineSeed> {
@@ -103,23 +129,32 @@ fn any_machine() -> impl Strategy<Value = MachineSeed> {
     let reported = proptest::option::of((reported, 0..4_u64, any_time()));
     let tags = proptest::sample::subsequence(TEXTS.to_vec(), 0..3)
         .prop_map(|tags| tags.into_iter().map(str::to_owned).collect());
-    (system, tier, any::<bool>(), any_time(), desired, proptest::option::of(any_text()), reported, tags)
-        .prop_map(|(system, tier, connected, last_seen, desired, policy, reported, tags)| MachineSeed {
-            system,
-            tier,
-            connected,
-            last_seen,
-            desired,
-            policy,
-            reported,
-            tags,
-        })
+    let policy = proptest::option::of(any_text());
+    let placed = (0..GROUP_COUNT, proptest::option::of(any_time()));
+    (system, tier, any::<bool>(), any_time(), desired, policy, reported, tags, placed).prop_map(
+        |(system, tier, connected, last_seen, desired, policy, reported, tags, (group, ends_at))| {
+            MachineSeed {
+                system,
+                tier,
+                connected,
+                last_seen,
+                desired,
+                policy,
+                reported,
+                tags,
+                group,
+                ends_at,
+            }
+        },
+    )
 }
 
 /// Puts the machines into the store; as they are there.
 async fn put_machines(database: &Database, seeds: Vec<MachineSeed>) -> Vec<Machine> {
     let outside = database.outside();
     let tags: Vec<_> = seeds.iter().map(|seed| seed.tags.clone()).collect();
+    let groups: Vec<_> = seeds.iter().map(|seed| seed.group).collect();
+    let ends: Vec<_> = seeds.iter().map(|seed| seed.ends_at).collect();
     let count = u32::try_from(seeds.len()).unwrap();
     database
         .write(move |tx| {
@@ -132,7 +167,7 @@ async fn put_machines(database: &Database, seeds: Vec<MachineSeed>) -> Vec<Machi
                 }
                 for desired in seed.desired {
                     let digest = domain::digest::Sha256Digest([1; 32]);
-                    machine_desire(tx, id, desired, seed.policy.as_deref().map(|name| (name, digest)))?;
+                    machine_desire(tx, id, desired, seed.policy.as_deref().map(|name| (name, digest)), None)?;
                 }
                 if let Some((reported, generation, at)) = seed.reported {
                     machine_reported(tx, id, reported, generation, at)?;
@@ -142,6 +177,11 @@ async fn put_machines(database: &Database, seeds: Vec<MachineSeed>) -> Vec<Machi
             Ok(())
         })
         .await;
+    put_into_groups(database, &groups);
+    for (number, ends_at) in (0..).zip(ends) {
+        let update = "UPDATE machine SET ends_at = ?1 WHERE id = ?2";
+        outside.execute(update, (ends_at.map(Timestamp::ticks), machine_id(number).to_string())).unwrap();
+    }
     for (number, tags) in (0..).zip(tags) {
         // A tag is one line of text that is not empty.
         for tag in tags.iter().filter(|tag| !tag.is_empty()) {
@@ -179,7 +219,7 @@ fn any_actions() -> impl Strategy<Value = Vec<MachineAction>> {
                     requestor,
                     external_id,
                     created_at,
-                    updated_at,
+                    updated_at: updated_at.max(created_at),
                     ..action(machine_id(machine), number as u64 + 1)
                 }
             },
@@ -297,17 +337,19 @@ proptest! {
     #[test]
     fn machines_are_listed_as_the_model_lists_them(
         seeds in proptest::collection::vec(any_machine(), 0..MACHINE_COUNT as usize),
-        queries in proptest::collection::vec(any_query(&MACHINES), 40),
+        queries in proptest::collection::vec((any_query(&MACHINES), any_access()), 40),
     ) {
         block_on(async {
             let database = Database::new();
             let machines = put_machines(&database, seeds).await;
-            for query in queries {
+            for (query, access) in queries {
                 let now = second(NOW);
-                let (rows, count) = model::answer(&machines, &query, MACHINES.properties, now);
+                let mut seen = machines.clone();
+                seen.retain(|machine| access.admits(machine.group));
+                let (rows, count) = model::answer(&seen, &query, MACHINES.properties, now);
                 let query = arrived(&query, &MACHINES);
                 let asked = query.clone();
-                let page = database.read(move |tx| machine_list(tx, &query, now)).await;
+                let page = database.read(move |tx| machine_list(tx, &query, &access, now)).await;
                 assert_eq!(page.rows, rows, "{asked}");
                 assert_eq!(page.count, asked.count.then_some(count as u64), "{asked}");
                 assert_eq!(page.next, None);
@@ -318,7 +360,8 @@ proptest! {
     #[test]
     fn machine_actions_are_listed_as_the_model_lists_them(
         actions in any_actions(),
-        queries in proptest::collection::vec(any_query(&MACHINE_ACTIONS), 40),
+        groups in proptest::collection::vec(0..GROUP_COUNT, MACHINE_COUNT as usize),
+        queries in proptest::collection::vec((any_query(&MACHINE_ACTIONS), any_access()), 40),
     ) {
         block_on(async {
             let database = Database::new();
@@ -329,11 +372,15 @@ proptest! {
                 }
                 created.iter().try_for_each(|action| machine_action_create(tx, action, "order"))
             }).await;
-            for query in queries {
-                let (rows, count) = model::answer(&actions, &query, MACHINE_ACTIONS.properties, second(0));
+            put_into_groups(&database, &groups);
+            let group_of: HashMap<_, _> = (0..).map(machine_id).zip(groups).collect();
+            for (query, access) in queries {
+                let mut seen = actions.clone();
+                seen.retain(|action| access.admits(group_of[&action.machine]));
+                let (rows, count) = model::answer(&seen, &query, MACHINE_ACTIONS.properties, second(0));
                 let query = arrived(&query, &MACHINE_ACTIONS);
                 let asked = query.clone();
-                let page = database.read(move |tx| machine_action_list(tx, &query)).await;
+                let page = database.read(move |tx| machine_action_list(tx, &query, &access)).await;
                 assert_eq!(page.rows, rows, "{asked}");
                 assert_eq!(page.count, asked.count.then_some(count as u64), "{asked}");
                 assert_eq!(page.next, None);
@@ -409,9 +456,9 @@ async fn every_property_can_be_tested_and_sorted_by() {
                 let query = odata::parse(&text, schema).unwrap();
                 let listed = database.store.read::<_, StoreError>(move |tx| {
                     if std::ptr::eq(schema, &MACHINES) {
-                        machine_list(tx, &query, second(NOW)).map(|page| page.rows.len())
+                        machine_list(tx, &query, &MachineAccess::All, second(NOW)).map(|page| page.rows.len())
                     } else {
-                        machine_action_list(tx, &query).map(|page| page.rows.len())
+                        machine_action_list(tx, &query, &MachineAccess::All).map(|page| page.rows.len())
                     }
                 });
                 listed.await.unwrap_or_else(|error| panic!("{text}: {error:?}"));
@@ -443,8 +490,10 @@ async fn the_largest_filters_are_answered() {
     ] {
         let query = odata::parse(&format!("$count=true&$filter={filter}"), &MACHINES)
             .unwrap_or_else(|error| panic!("{error}"));
-        let page =
-            database.store.read::<_, StoreError>(move |tx| machine_list(tx, &query, second(NOW))).await;
+        let page = database
+            .store
+            .read::<_, StoreError>(move |tx| machine_list(tx, &query, &MachineAccess::All, second(NOW)))
+            .await;
         let page = page.unwrap_or_else(|error| panic!("{error:?}: {filter}"));
         assert_eq!((page.rows.len(), page.count), (1, Some(1)), "{filter}");
     }
@@ -454,6 +503,9 @@ async fn the_largest_filters_are_answered() {
 async fn a_query_of_another_entity_is_refused() {
     let database = Database::new();
     let query = odata::parse("$filter=machineId eq 'a'", &MACHINE_ACTIONS).unwrap();
-    let refused = database.store.read::<_, StoreError>(move |tx| machine_list(tx, &query, second(NOW))).await;
+    let refused = database
+        .store
+        .read::<_, StoreError>(move |tx| machine_list(tx, &query, &MachineAccess::All, second(NOW)))
+        .await;
     assert!(matches!(refused, Err(StoreError::Unsupported(_))), "{refused:?}");
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use domain::machine_action::{MachineAction, MachineActionId, Phase};
+use domain::machine_group::MachineAccess;
 use odata::{Query, TOP_MAX};
 use store::StoreError;
 use store::list::{MACHINE_ACTIONS, MACHINES, Page, machine_action_list, machine_list};
@@ -35,7 +36,7 @@ async fn many_actions() -> (Database, Vec<MachineActionId>) {
 
 async fn page(database: &Database, query: &str) -> Result<Page<MachineAction>, StoreError> {
     let query = odata::parse(query, &MACHINE_ACTIONS).unwrap();
-    database.store.read(move |tx| machine_action_list(tx, &query)).await
+    database.store.read(move |tx| machine_action_list(tx, &query, &MachineAccess::All)).await
 }
 
 /// Follows the pages of a query to the end; `between` runs between them.
@@ -150,10 +151,10 @@ async fn a_top_ends_the_list_and_a_skip_counts_once() {
 async fn machines_are_paged_by_id() {
     let database = Database::new();
     database.write(|tx| (0..10_001).try_for_each(|number| enroll(tx, number).map(drop))).await;
-    let first = database.read(|tx| machine_list(tx, &Query::default(), second(1))).await;
+    let first = database.read(|tx| machine_list(tx, &Query::default(), &MachineAccess::All, second(1))).await;
     assert_eq!(first.rows.len(), 10_000);
     let query = Query { skip_token: first.next, ..Query::default() };
-    let last = database.read(move |tx| machine_list(tx, &query, second(1))).await;
+    let last = database.read(move |tx| machine_list(tx, &query, &MachineAccess::All, second(1))).await;
     assert_eq!(last.rows.iter().map(|machine| machine.id).collect::<Vec<_>>(), [machine_id(10_000)]);
     assert_eq!(last.next, None);
 }
@@ -188,6 +189,7 @@ async fn a_token_that_is_not_of_this_order_is_refused() {
         }
     }
     let query = odata::parse(&format!("$skiptoken={token}"), &MACHINES).unwrap();
-    let refused = database.store.read(move |tx| machine_list(tx, &query, second(1))).await;
+    let refused =
+        database.store.read(move |tx| machine_list(tx, &query, &MachineAccess::All, second(1))).await;
     assert!(matches!(refused, Err(StoreError::Query(_))));
 }

@@ -2,13 +2,16 @@
 
 use domain::digest::Sha256Digest;
 use domain::machine::{Capabilities, Machine};
+use domain::machine_group::{MachineAccess, UNGROUPED};
 use domain::restriction::{Desired, Reported, Restriction, Tier};
 use store::machine::{
     machine_connected, machine_desire, machine_desire_withdraw, machine_enroll, machine_fetch,
-    machine_gate_key, machine_ids_by_name, machine_reported, machines_seen,
+    machine_fetch_many, machine_gate_key, machine_group_assign, machine_ids_by_name, machine_reported,
+    machine_tag_add, machine_tag_count, machine_tag_remove, machines_ending, machines_seen,
 };
+use store::machine_group::machine_group_create;
 
-use crate::fixture::{Database, capabilities, enroll, machine_id, remote, second, system};
+use crate::fixture::{Database, capabilities, enroll, group, machine_id, remote, second, system};
 
 #[tokio::test]
 async fn a_machine_is_kept_as_it_enrolled_and_connected() {
@@ -21,6 +24,8 @@ async fn a_machine_is_kept_as_it_enrolled_and_connected() {
         system: domain::machine::System { computer_dns_name: "host-1".to_owned(), ..Default::default() },
         capabilities: None,
         tags: vec![],
+        group: 0,
+        group_name: UNGROUPED.to_owned(),
         first_seen: second(100),
         last_seen: second(100),
         last_external_ip: None,
@@ -30,6 +35,7 @@ async fn a_machine_is_kept_as_it_enrolled_and_connected() {
             wanted_generation: 0,
             policy_name: None,
             policy_digest: None,
+            ends_at: None,
             reported: Reported::Unknown,
             reported_generation: 0,
             tier: None,
@@ -69,7 +75,7 @@ async fn enrolling_again_counts_the_incarnation_and_keeps_what_is_wanted() {
     let digest = Sha256Digest([5; 32]);
     database
         .write(move |tx| {
-            machine_desire(tx, id, Desired::Restricted, Some(("default", digest)))?;
+            machine_desire(tx, id, Desired::Restricted, Some(("default", digest)), None)?;
             machine_reported(tx, id, Reported::Restricted, 1, second(150))
         })
         .await;
@@ -94,10 +100,11 @@ async fn what_is_wanted_rises_by_one_and_can_be_withdrawn() {
     let database = Database::new();
     let id = database.write(|tx| enroll(tx, 1)).await;
     let digest = Sha256Digest([5; 32]);
-    let restrict =
-        move |tx: &store::Tx<'_>| machine_desire(tx, id, Desired::Restricted, Some(("default", digest)));
+    let restrict = move |tx: &store::Tx<'_>| {
+        machine_desire(tx, id, Desired::Restricted, Some(("default", digest)), None)
+    };
     assert_eq!(database.write(restrict).await, 1);
-    assert_eq!(database.write(move |tx| machine_desire(tx, id, Desired::Released, None)).await, 2);
+    assert_eq!(database.write(move |tx| machine_desire(tx, id, Desired::Released, None, None)).await, 2);
     let restriction = database.read(move |tx| machine_fetch(tx, id)).await.unwrap().restriction;
     assert_eq!(
         (restriction.desired, restriction.desired_generation, restriction.wanted_generation),
@@ -122,7 +129,8 @@ async fn what_is_wanted_rises_by_one_and_can_be_withdrawn() {
     );
     assert!(!restriction.drifts());
 
-    let gone = database.store.write(|tx| machine_desire(tx, machine_id(9), Desired::Released, None)).await;
+    let gone =
+        database.store.write(|tx| machine_desire(tx, machine_id(9), Desired::Released, None, None)).await;
     assert!(gone.is_err(), "{gone:?}");
 }
 
@@ -173,8 +181,95 @@ async fn machines_of_one_name_are_found_up_to_eleven() {
             enroll(tx, 20)
         })
         .await;
-    let twins = database.read(|tx| machine_ids_by_name(tx, "twin")).await;
+    let twins = database.read(|tx| machine_ids_by_name(tx, "twin", &MachineAccess::All)).await;
     assert_eq!(twins, (0..11).map(machine_id).collect::<Vec<_>>());
-    assert_eq!(database.read(|tx| machine_ids_by_name(tx, "host-20")).await, [machine_id(20)]);
-    assert_eq!(database.read(|tx| machine_ids_by_name(tx, "host-%")).await, []);
+    assert_eq!(
+        database.read(|tx| machine_ids_by_name(tx, "host-20", &MachineAccess::All)).await,
+        [machine_id(20)]
+    );
+    assert_eq!(database.read(|tx| machine_ids_by_name(tx, "host-%", &MachineAccess::All)).await, []);
+}
+
+#[tokio::test]
+async fn a_name_finds_only_machines_that_may_be_known() {
+    let database = Database::new();
+    let lab = database
+        .write(|tx| {
+            for number in 0..15 {
+                machine_enroll(tx, machine_id(number), "key", "twin", second(1))?;
+            }
+            let lab = machine_group_create(tx, &group("lab", 1))?;
+            machine_group_assign(tx, &[(machine_id(3), lab), (machine_id(14), lab)])?;
+            Ok(lab)
+        })
+        .await;
+    for (access, expected) in [
+        (MachineAccess::Groups(vec![lab]), vec![3, 14]),
+        (MachineAccess::Groups(vec![]), vec![]),
+        (MachineAccess::Groups(vec![lab, 0]), (0..11).collect()),
+    ] {
+        let found = database.read(move |tx| machine_ids_by_name(tx, "twin", &access)).await;
+        assert_eq!(found, expected.into_iter().map(machine_id).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn many_machines_are_fetched_by_their_ids() {
+    let database = Database::new();
+    database.write(|tx| (0..1500).try_for_each(|number| enroll(tx, number).map(drop))).await;
+    let ids: Vec<_> = (0..1700).rev().chain(0..10).map(machine_id).collect();
+    let machines = database.read(move |tx| machine_fetch_many(tx, &ids)).await;
+    assert!(machines.iter().map(|machine| machine.id).eq((0..1500).map(machine_id)));
+    let one = database.read(|tx| machine_fetch(tx, machine_id(7))).await;
+    assert_eq!(machines.get(7), one.as_ref());
+    assert_eq!(database.read(|tx| machine_fetch_many(tx, &[])).await, []);
+}
+
+#[tokio::test]
+async fn restrictions_that_end_are_named_longest_overdue_first() {
+    let database = Database::new();
+    database
+        .write(|tx| {
+            for (number, ends_at) in [(1, Some(50)), (2, Some(40)), (3, Some(51)), (4, None), (5, Some(30))] {
+                let id = enroll(tx, number)?;
+                machine_desire(tx, id, Desired::Restricted, None, ends_at.map(second))?;
+            }
+            // A release has no end, whatever is said.
+            machine_desire(tx, machine_id(5), Desired::Released, None, Some(second(30))).map(drop)
+        })
+        .await;
+    let ending = database.read(|tx| machines_ending(tx, second(50))).await;
+    assert_eq!(ending.iter().map(|machine| machine.id).collect::<Vec<_>>(), [machine_id(2), machine_id(1)]);
+    assert_eq!(ending[0].restriction.ends_at, Some(second(40)));
+    let released = database.read(|tx| machine_fetch(tx, machine_id(5))).await.unwrap();
+    assert_eq!(released.restriction.ends_at, None);
+
+    database
+        .write(|tx| {
+            (100..250).try_for_each(|number| {
+                let id = enroll(tx, number)?;
+                machine_desire(tx, id, Desired::Restricted, None, Some(second(1))).map(drop)
+            })
+        })
+        .await;
+    assert_eq!(database.read(|tx| machines_ending(tx, second(50))).await.len(), 100);
+}
+
+#[tokio::test]
+async fn a_machine_has_each_tag_once() {
+    let database = Database::new();
+    let id = database.write(|tx| enroll(tx, 1)).await;
+    for (tag, added) in [("b", true), ("a", true), ("b", false), ("B", true)] {
+        assert_eq!(database.write(move |tx| machine_tag_add(tx, id, tag)).await, added, "{tag}");
+    }
+    let machine = database.read(move |tx| machine_fetch(tx, id)).await.unwrap();
+    assert_eq!(machine.tags, ["B", "a", "b"]);
+    assert_eq!(database.read(move |tx| machine_tag_count(tx, id)).await, 3);
+    for removed in [true, false] {
+        assert_eq!(database.write(move |tx| machine_tag_remove(tx, id, "a")).await, removed);
+    }
+    assert_eq!(database.read(move |tx| machine_tag_count(tx, id)).await, 2);
+    assert_eq!(database.read(|tx| machine_tag_count(tx, machine_id(9))).await, 0);
+    let unknown = database.store.write(|tx| machine_tag_add(tx, machine_id(9), "a")).await;
+    assert!(unknown.is_err(), "{unknown:?}");
 }

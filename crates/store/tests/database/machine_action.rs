@@ -5,9 +5,9 @@ use std::time::Duration;
 use domain::machine_action::{Cancellation, Kind, MachineAction, MachineActionId, Phase, RequestSource};
 use domain::restriction::Fence;
 use store::machine_action::{
-    machine_action_by_generation, machine_action_create, machine_action_fetch, machine_action_move,
-    machine_action_open, machine_action_order, machine_action_overdue, machine_action_receipt,
-    machine_action_receipt_keep, machine_action_reissue,
+    machine_action_by_generation, machine_action_by_idempotency_key, machine_action_create,
+    machine_action_fetch, machine_action_move, machine_action_open, machine_action_order,
+    machine_action_overdue, machine_action_receipt, machine_action_receipt_keep, machine_action_reissue,
 };
 use store::{StoreError, store_epoch_fetch};
 use uuid::Uuid;
@@ -37,6 +37,10 @@ async fn an_action_is_kept_with_its_order_and_receipt() {
         phase: Phase::Superseded,
         source: RequestSource::Portal,
         external_id: Some("ticket 7".to_owned()),
+        policy: None,
+        ends_at: Some(second(77)),
+        idempotency_key: Some("again".to_owned()),
+        bulk: Some(Uuid::from_u128(5)),
         fence: Fence { store_epoch: 3, incarnation: 2, generation: 9 },
         ..action(machine_id(1), 9)
     };
@@ -232,4 +236,49 @@ async fn open_actions_behind_their_deadline_are_overdue_oldest_first() {
     let beyond = second(100).plus(Duration::from_nanos(100));
     assert_eq!(database.read(move |tx| machine_action_overdue(tx, beyond)).await, [later, late, in_time]);
     assert_eq!(ended.phase, Phase::Enforced);
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_known_by_its_key() {
+    let database = Database::new();
+    let made = |number, generation, phase, requestor: &str, key: Option<&str>| MachineAction {
+        phase,
+        requestor: requestor.to_owned(),
+        idempotency_key: key.map(str::to_owned),
+        ..action(machine_id(number), generation)
+    };
+    let ended = Phase::Enforced;
+    let actions = [
+        made(1, 5, ended, "soar", Some("k")),
+        made(2, 4, Phase::Queued, "soar", Some("k")),
+        made(1, 2, ended, "other", Some("k")),
+        made(1, 3, Phase::Queued, "soar", None),
+        // Without a key there may be any number.
+        made(1, 4, ended, "soar", None),
+    ];
+    let created = actions.clone();
+    database
+        .write(move |tx| {
+            enroll(tx, 1)?;
+            enroll(tx, 2)?;
+            created.iter().try_for_each(|action| machine_action_create(tx, action, "order"))
+        })
+        .await;
+    for (requestor, key, machine, expected) in [
+        ("soar", "k", Some(1), Some(0)),
+        ("soar", "k", Some(2), Some(1)),
+        ("soar", "k", None, Some(0)),
+        ("other", "k", None, Some(2)),
+        ("other", "k", Some(2), None),
+        ("soar", "", None, None),
+        ("nobody", "k", None, None),
+    ] {
+        let found = database
+            .read(move |tx| machine_action_by_idempotency_key(tx, requestor, key, machine.map(machine_id)))
+            .await;
+        assert_eq!(found.as_ref(), expected.and_then(|index: usize| actions.get(index)), "{requestor} {key}");
+    }
+    let again = made(1, 9, ended, "soar", Some("k"));
+    let refused = database.store.write(move |tx| machine_action_create(tx, &again, "order")).await;
+    assert!(matches!(refused, Err(StoreError::Duplicate(_))), "{refused:?}");
 }

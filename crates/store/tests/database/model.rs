@@ -163,8 +163,9 @@ impl Row for Machine {
                 Health::Inactive => "Inactive",
             }),
             "onboardingStatus" => Value::Enum("onboarded"),
-            "rbacGroupId" => Value::Integer(0),
-            "rbacGroupName" | "aadDeviceId" => Value::Null,
+            "rbacGroupId" => Value::Integer(self.group),
+            "rbacGroupName" => text(&self.group_name),
+            "aadDeviceId" => Value::Null,
             "riskScore" | "exposureLevel" => Value::Enum("None"),
             "deviceValue" => Value::Enum("Normal"),
             "executionRestriction" | "executionRestriction/reported" => Value::Enum(reported),
@@ -178,6 +179,9 @@ impl Row for Machine {
             }
             "executionRestriction/policy" => text_or_null(restriction.policy_name.as_deref()),
             "executionRestriction/backend" => text_or_null(restriction.tier.map(Tier::name)),
+            "executionRestriction/endsAt" => {
+                restriction.ends_at.map_or(Value::Null, |ends_at| Value::DateTime(ends_at.ticks()))
+            }
             "executionRestriction/drift" => Value::Boolean(restriction.drifts()),
             other => panic!("no value for {other}"),
         }

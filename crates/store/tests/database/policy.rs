@@ -4,7 +4,8 @@ use domain::allow_policy::{AllowPolicy, Effect, Matcher, Profile, Rule};
 use domain::digest::Sha256Digest;
 use store::StoreError;
 use store::policy::{
-    StoredPolicy, policy_create, policy_digest, policy_fetch, policy_fetch_by_digest, policy_names,
+    REVISION_RULES_MAX, StoredPolicy, policy_create, policy_digest, policy_fetch, policy_fetch_by_digest,
+    policy_fetch_revision, policy_names, policy_revisions,
 };
 
 use crate::fixture::{Database, second};
@@ -64,4 +65,50 @@ async fn a_revision_is_saved_once() {
     let refused = database.store.write(move |tx| policy_create(tx, &again)).await;
     assert!(matches!(refused, Err(StoreError::Duplicate(_))), "{refused:?}");
     assert_eq!(database.read(|tx| policy_fetch(tx, "default")).await, Some(kept));
+}
+
+#[tokio::test]
+async fn revisions_are_listed_newest_first_and_fetched_by_number() {
+    let database = Database::new();
+    let (first, newest) =
+        (policy("default", 2, Profile::OsOnly), policy("default", 11, Profile::OsAndApproved));
+    let other = policy("lab", 5, Profile::OsOnly);
+    for saved in [newest.clone(), first.clone(), other] {
+        database.write(move |tx| policy_create(tx, &saved)).await;
+    }
+    assert_eq!(database.read(|tx| policy_revisions(tx, "default")).await, [newest, first.clone()]);
+    assert_eq!(database.read(|tx| policy_revisions(tx, "none")).await, []);
+    assert_eq!(database.read(|tx| policy_fetch_revision(tx, "default", 2)).await, Some(first));
+    assert_eq!(database.read(|tx| policy_fetch_revision(tx, "default", 3)).await, None);
+    assert_eq!(database.read(|tx| policy_fetch_revision(tx, "default", u64::MAX)).await, None);
+}
+
+#[tokio::test]
+async fn listed_revisions_fit_into_memory() {
+    let database = Database::new();
+    let rules: Vec<_> = (0..10_000_u32)
+        .map(|number| Rule {
+            id: number.to_string(),
+            matcher: Matcher::Sha256(Sha256Digest([7; 32])),
+            effect: Effect::Allow,
+            comment: String::new(),
+        })
+        .collect();
+    database
+        .write(move |tx| {
+            (1..=12_u8).try_for_each(|revision| {
+                let mut saved = policy("default", revision.into(), Profile::OsOnly);
+                saved.policy.rules.clone_from(&rules);
+                policy_create(tx, &saved)
+            })
+        })
+        .await;
+    let revisions: Vec<_> = database
+        .read(|tx| policy_revisions(tx, "default"))
+        .await
+        .iter()
+        .map(|stored| stored.policy.revision)
+        .collect();
+    assert_eq!(revisions, (3..=12).rev().collect::<Vec<_>>());
+    assert_eq!(revisions.len() * 10_000, REVISION_RULES_MAX);
 }

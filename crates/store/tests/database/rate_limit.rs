@@ -2,7 +2,6 @@
 
 use domain::rate_limit::{CallLog, RateLimit};
 use store::rate_limit::{Key, rate_limit_clear, rate_limit_list, rate_limit_spend};
-use uuid::Uuid;
 
 use crate::fixture::{Database, second};
 
@@ -11,8 +10,8 @@ const LIMIT: RateLimit = RateLimit::per_minute_and_hour(2, 4);
 #[tokio::test]
 async fn the_ring_keeps_the_last_calls_of_each_key() {
     let database = Database::new();
-    let key: Key = ("machine_restrict".to_owned(), Uuid::from_u128(1));
-    let other: Key = ("machine_unrestrict".to_owned(), Uuid::from_u128(1));
+    let key: Key = ("machine_restrict".to_owned(), "an app".to_owned());
+    let other: Key = ("machine_unrestrict".to_owned(), "an app".to_owned());
     for (key, calls) in [(key.clone(), 6), (other.clone(), 1)] {
         for call in 0..calls {
             let key = key.clone();

@@ -3,7 +3,7 @@
 use domain::audit_entry::AuditEntry;
 use domain::permission::Requirement;
 use domain::time::Timestamp;
-use store::audit_entry::{audit_entry_create, audit_entry_list};
+use store::audit_entry::{AuditFilter, audit_entry_create, audit_entry_list};
 use store::{StoreError, Tx};
 
 use crate::{Caller, ControlPlane, Result};
@@ -29,18 +29,16 @@ pub(crate) fn record(
 }
 
 impl ControlPlane {
-    /// Entries with a number below `before`, newest first, each with its number.
+    /// Entries that a filter takes, newest first, each with its number.
     ///
     /// # Errors
     /// [`crate::Error::Forbidden`]; from the store.
     pub async fn audit_entry_list(
         &self,
         caller: &Caller,
-        before: Option<i64>,
-        top: u32,
+        filter: AuditFilter,
     ) -> Result<Vec<(i64, AuditEntry)>> {
         caller.require(Requirement::ADMINISTER)?;
-        let before = before.unwrap_or(i64::MAX);
-        self.0.store.read(move |tx| Ok(audit_entry_list(tx, before, top)?)).await
+        self.0.store.read_list(move |tx| Ok(audit_entry_list(tx, &filter)?)).await
     }
 }

@@ -29,7 +29,7 @@ impl ControlPlane {
         expires_in: Duration,
         comment: String,
     ) -> Result<(EnrollmentToken, String)> {
-        caller.require(Requirement::ADMINISTER)?;
+        caller.require(Requirement::ADMINISTER_SECURITY)?;
         if !(1..=USES_MAX).contains(&uses_max) {
             return Err(Error::InvalidInput(format!("a token admits 1 to {USES_MAX} machines")));
         }
@@ -51,7 +51,7 @@ impl ControlPlane {
             expires_at: created_at.plus(expires_in),
             revoked_at: None,
         };
-        let (actor, made) = (caller.name(), token.clone());
+        let (actor, made) = (caller.name().to_owned(), token.clone());
         self.0
             .store
             .write(move |tx| {
@@ -75,7 +75,7 @@ impl ControlPlane {
     /// # Errors
     /// [`Error::Forbidden`]; from the store.
     pub async fn enrollment_token_list(&self, caller: &Caller) -> Result<Vec<EnrollmentToken>> {
-        caller.require(Requirement::ADMINISTER)?;
+        caller.require(Requirement::ADMINISTER_SECURITY)?;
         self.0.store.read(|tx| Ok(enrollment_token_list(tx)?)).await
     }
 
@@ -84,8 +84,8 @@ impl ControlPlane {
     /// # Errors
     /// [`Error::Forbidden`], [`Error::NotFound`]; from the store.
     pub async fn enrollment_token_revoke(&self, caller: &Caller, id: Uuid) -> Result<()> {
-        caller.require(Requirement::ADMINISTER)?;
-        let actor = caller.name();
+        caller.require(Requirement::ADMINISTER_SECURITY)?;
+        let actor = caller.name().to_owned();
         self.0
             .store
             .write(move |tx| {

@@ -1,7 +1,7 @@
 //! What can go wrong in a use case, without a word of HTTP.
 
 use domain::machine_action::MachineActionId;
-use domain::permission::{Permission, Requirement};
+use domain::permission::Right;
 use domain::rate_limit::Exceeded;
 use store::StoreError;
 
@@ -49,13 +49,26 @@ pub enum Error {
     #[error("{0}")]
     Unauthenticated(String),
     /// The caller lacks a permission.
-    #[error("one of these permissions is needed: {}", names(required.0))]
+    #[error("one of these permissions is needed: {}", required.join(", "))]
     Forbidden {
-        /// What the operation demands.
-        required: Requirement,
-        /// What the caller holds.
-        held: Vec<Permission>,
+        /// Whether the caller is a person, whose token names scopes.
+        delegated: bool,
+        /// What the operation demands, as the caller's kind of token spells it.
+        required: Vec<&'static str>,
+        /// What the caller holds, likewise.
+        held: Vec<&'static str>,
+        /// Whether reading is demanded of one that may restrict, which users expect to be enough.
+        only_restricts: bool,
     },
+    /// None of the person's roles holds this right.
+    #[error("none of your roles holds the right \"{0}\"")]
+    MissingRight(Right),
+    /// What was asked for is refused, with the reason.
+    #[error("{0}")]
+    Disallowed(String),
+    /// The feature is switched off.
+    #[error("{0}")]
+    Disabled(String),
     /// The caller made too many calls.
     #[error("at most {} calls in {} s are possible, wait {:.1} s", .0.limit.calls, .0.limit.window.as_secs(), .0.retry_after.as_secs_f64())]
     RateLimited(Exceeded),
@@ -68,10 +81,6 @@ pub enum Error {
     /// A fault of Cordon or of its database. Nothing was changed.
     #[error("internal fault")]
     Internal(#[source] StoreError),
-}
-
-fn names(permissions: &[Permission]) -> String {
-    permissions.iter().map(|permission| permission.name()).collect::<Vec<_>>().join(", ")
 }
 
 impl From<StoreError> for Error {

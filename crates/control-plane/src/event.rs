@@ -3,12 +3,15 @@
 use domain::execution_event::ExecutionEvent;
 use domain::machine::MachineId;
 use domain::permission::Requirement;
-use store::execution_event::{StoredExecutionEvent, execution_event_create, execution_event_list};
+use store::execution_event::{
+    EventFilter, StoredExecutionEvent, execution_event_create, execution_event_list,
+};
 
 use crate::{Caller, ControlPlane, Result, machine};
 
 impl ControlPlane {
-    /// Events with an id below `before`, newest first, of one machine (id or name) or of all.
+    /// Events that a filter takes, newest first, of one machine (id or name) or of all that the caller sees. The
+    /// filter's own machine is not used.
     ///
     /// # Errors
     /// [`crate::Error::Forbidden`], [`crate::Error::NotFound`], [`crate::Error::InvalidInput`]; from the store.
@@ -16,20 +19,18 @@ impl ControlPlane {
         &self,
         caller: &Caller,
         machine: Option<&str>,
-        before: Option<i64>,
-        top: u32,
+        mut filter: EventFilter,
     ) -> Result<Vec<StoredExecutionEvent>> {
         caller.require(Requirement::READ)?;
-        let target = machine.map(str::to_owned);
-        let before = before.unwrap_or(i64::MAX);
+        let (target, access) = (machine.map(str::to_owned), caller.machines.clone());
         self.0
             .store
-            .read(move |tx| {
-                let machine = match &target {
-                    Some(target) => Some(machine::resolve(tx, target)?.id),
+            .read_list(move |tx| {
+                filter.machine = match &target {
+                    Some(target) => Some(machine::resolve(tx, target, &access)?.id),
                     None => None,
                 };
-                Ok(execution_event_list(tx, machine, before, top)?)
+                Ok(execution_event_list(tx, &filter, &access)?)
             })
             .await
     }

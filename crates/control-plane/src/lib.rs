@@ -5,55 +5,57 @@
 //! Deliberately knows no HTTP, no sockets and no SQL.
 #![forbid(unsafe_code)]
 
-mod app;
-mod audit;
+mod access;
 mod caller;
-mod enrollment_token;
-mod error;
-mod event;
+
+mod bulk;
 mod machine;
 mod machine_action;
 mod order;
+mod receipt;
+mod watch;
+
+mod app;
+mod audit;
+mod enrollment_token;
+mod error;
+mod event;
+mod machine_group;
 mod policy;
 mod rate_limit;
-mod receipt;
+mod role;
 mod secret;
+mod session;
+mod settings;
+mod text;
+mod user;
 
-use std::collections::HashSet;
-use std::sync::{Arc, RwLock};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use domain::machine::MachineId;
-use domain::rate_limit::RateLimit;
+use domain::settings::Settings;
 use domain::time::Timestamp;
 use orders::{PublicKey, SigningKey};
 use store::Store;
-use uuid::Uuid;
 
-pub use caller::Caller;
+pub use app::{AppDraft, KeyDraft};
+pub use bulk::{BulkOutcome, BulkPlan, BulkRequest, BulkResult, BulkTargets};
+pub use caller::{Bearer, Caller, Groups};
 pub use error::{Error, Result};
-pub use machine::ReportedState;
-pub use machine_action::{Request, StoredReceipt};
+pub use machine::{ReportedState, TagChange};
+pub use machine_action::{Request, StoredReceipt, why_not};
+pub use machine_group::{MachineGroupDraft, MachineGroupPreview, SizedMachineGroup};
 pub use order::CurrentOrder;
+pub use policy::PolicyChange;
+pub use session::{CodeBinding, Granted, Poll};
+pub use settings::Setting;
+pub use user::{UserChange, UserDraft};
 
+use access::Access;
 use policy::SignedPolicies;
 use rate_limit::RateLimiter;
-
-/// What an operator may set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// How many calls of one operation one app may make.
-    pub rate_limit: RateLimit,
-    /// How long an action may stay open before it times out.
-    pub action_deadline: Duration,
-}
-
-impl Default for Settings {
-    /// The vendor's numbers.
-    fn default() -> Self {
-        Self { rate_limit: RateLimit::VENDOR, action_deadline: domain::machine_action::DEADLINE_DEFAULT }
-    }
-}
+use watch::Watch;
 
 /// The connections to machines, told after each commit that concerns them. Must not block.
 pub trait Links: Send + Sync {
@@ -61,6 +63,8 @@ pub trait Links: Send + Sync {
     fn order_changed(&self, machine: MachineId);
     /// A policy changed, which every machine is to hold ahead of time.
     fn policies_changed(&self);
+    /// Whether the machine is connected at this moment.
+    fn is_connected(&self, machine: MachineId) -> bool;
 }
 
 /// The use cases over one store. Cloning is cheap; all clones are the same.
@@ -70,16 +74,19 @@ pub struct ControlPlane(Arc<Inner>);
 struct Inner {
     store: Store,
     order_key: SigningKey,
-    settings: Settings,
+    settings_default: Settings,
     links: Arc<dyn Links>,
     limiter: RateLimiter,
     policies: SignedPolicies,
-    revoked_apps: RwLock<HashSet<Uuid>>,
+    access: Access,
+    watch: Watch,
+    /// Held by the one bulk call that is under way.
+    bulk_turn: tokio::sync::Mutex<()>,
 }
 
 impl ControlPlane {
-    /// Starts from what the store holds: calls that still count against their limits, policies, revoked apps. Makes the
-    /// default policy when there is none.
+    /// Starts from what the store holds: calls that still count against their limits, policies, who may do what. Makes
+    /// the default policy when there is none. `settings` are those that nobody changed by [`Self::settings_update`].
     ///
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Internal`] from the store.
@@ -89,20 +96,22 @@ impl ControlPlane {
         settings: Settings,
         links: Arc<dyn Links>,
     ) -> Result<Self> {
-        let limiter = RateLimiter::restore(&store, settings.rate_limit, now()).await?;
-        let apps = store.read(store::app::app_list).await?;
-        let revoked = apps.iter().filter(|app| app.revoked_at.is_some()).map(|app| app.id).collect();
+        let set = store.read(move |tx| settings::settings_of(tx, settings)).await?;
+        let limiter = RateLimiter::restore(&store, set.rate_limit, now()).await?;
         let control = Self(Arc::new(Inner {
             store,
             order_key,
-            settings,
+            settings_default: settings,
             links,
             limiter,
             policies: SignedPolicies::default(),
-            revoked_apps: RwLock::new(revoked),
+            access: Access::default(),
+            watch: Watch::default(),
+            bulk_turn: tokio::sync::Mutex::default(),
         }));
         control.policy_default_create().await?;
         control.policies_sign().await?;
+        control.access_refresh().await?;
         Ok(control)
     }
 

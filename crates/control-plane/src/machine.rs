@@ -1,8 +1,10 @@
 //! Machines: enrolled, heard of, looked up.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use domain::machine::{Capabilities, Machine, MachineId, System};
+use domain::machine_group::MachineAccess;
 use domain::permission::Requirement;
 use domain::restriction::Reported;
 use domain::time::Timestamp;
@@ -11,9 +13,12 @@ use store::Tx;
 use store::enrollment_token::{enrollment_token_fetch, enrollment_token_spend};
 use store::list::{Page, machine_list};
 use store::machine::{
-    machine_connected, machine_enroll, machine_fetch, machine_ids_by_name, machine_reported, machines_seen,
+    machine_connected, machine_enroll, machine_fetch, machine_ids_by_name, machine_ips_forget,
+    machine_reported, machine_tag_add, machine_tag_remove, machines_by_ip, machines_seen,
 };
 
+use crate::caller::shown;
+use crate::machine_group::machine_regroup;
 use crate::{Caller, ControlPlane, Error, Result, audit, now, secret};
 
 /// The longest computer name, in bytes (RFC 1035).
@@ -30,6 +35,22 @@ pub struct ReportedState {
     pub restricted: bool,
 }
 
+/// The longest tag, in characters.
+const TAG_CHARS_MAX: usize = 200;
+/// The most tags of a machine.
+const TAGS_MAX: usize = 100;
+/// How long it is remembered which machine had an address: the vendor's thirty days.
+const ADDRESSES_KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// What is to happen to a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagChange {
+    /// The machine gets it, unless it has it.
+    Add,
+    /// The machine loses it, if it has it.
+    Remove,
+}
+
 impl ControlPlane {
     /// The machine with this id or computer name.
     ///
@@ -37,8 +58,8 @@ impl ControlPlane {
     /// [`Error::Forbidden`], [`Error::NotFound`], [`Error::InvalidInput`] when several have the name; from the store.
     pub async fn machine_fetch(&self, caller: &Caller, target: &str) -> Result<Machine> {
         caller.require(Requirement::READ)?;
-        let target = target.to_owned();
-        self.0.store.read(move |tx| resolve(tx, &target)).await
+        let (target, access) = (target.to_owned(), caller.machines.clone());
+        self.0.store.read(move |tx| resolve(tx, &target, &access)).await
     }
 
     /// The machines that a query selects.
@@ -47,7 +68,79 @@ impl ControlPlane {
     /// [`Error::Forbidden`]; from the store.
     pub async fn machine_list(&self, caller: &Caller, query: odata::Query) -> Result<Page<Machine>> {
         caller.require(Requirement::READ)?;
-        self.0.store.read_list(move |tx| Ok(machine_list(tx, &query, now())?)).await
+        let access = caller.machines.clone();
+        self.0.store.read_list(move |tx| Ok(machine_list(tx, &query, &access, now())?)).await
+    }
+
+    /// The machines that had an address within 15 minutes before or after a time of the last thirty days.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::InvalidInput`] for another time; from the store.
+    pub async fn machine_list_by_ip(
+        &self,
+        caller: &Caller,
+        ip: IpAddr,
+        at: Timestamp,
+    ) -> Result<Vec<Machine>> {
+        caller.require(Requirement::READ)?;
+        if at < now().minus(ADDRESSES_KEPT_FOR) {
+            return Err(Error::InvalidInput("timestamp is more than 30 days ago".to_owned()));
+        }
+        let access = caller.machines.clone();
+        self.0.store.read_list(move |tx| Ok(machines_by_ip(tx, ip, at, &access)?)).await
+    }
+
+    /// Gives a machine (id or name) a tag, or takes it. Its group changes with it when a rule says so.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::NotFound`], [`Error::InvalidInput`]; from the store.
+    pub async fn machine_tag(
+        &self,
+        caller: &Caller,
+        target: &str,
+        tag: &str,
+        change: TagChange,
+    ) -> Result<Machine> {
+        caller.require(Requirement::WRITE)?;
+        let tag = tag.trim().to_owned();
+        if !(1..=TAG_CHARS_MAX).contains(&tag.chars().count()) || tag.chars().any(char::is_control) {
+            return Err(Error::InvalidInput(format!("a tag has 1 to {TAG_CHARS_MAX} printable characters")));
+        }
+        let control = self.clone();
+        let (actor, target, access) = (caller.name().to_owned(), target.to_owned(), caller.machines.clone());
+        self.0
+            .store
+            .write(move |tx| {
+                let machine = resolve(tx, &target, &access)?;
+                let (changed, operation) = match change {
+                    TagChange::Add => {
+                        if machine.tags.len() >= TAGS_MAX && !machine.tags.contains(&tag) {
+                            let message = format!("a machine has at most {TAGS_MAX} tags");
+                            return Err(Error::InvalidInput(message));
+                        }
+                        (machine_tag_add(tx, machine.id, &tag)?, "machine_tag_add")
+                    }
+                    TagChange::Remove => (machine_tag_remove(tx, machine.id, &tag)?, "machine_tag_remove"),
+                };
+                if !changed {
+                    return Ok(machine);
+                }
+                audit::record(tx, now(), &actor, operation, machine.id, format!("{tag:?}"))?;
+                control.regrouped(tx, machine.id)
+            })
+            .await
+    }
+
+    /// The machine once it is in its group.
+    fn regrouped(&self, tx: &Tx<'_>, id: MachineId) -> Result<Machine> {
+        let machine = known(tx, id)?;
+        let access = self.0.access.snapshot();
+        if machine_regroup(tx, &access.machine_groups, &machine)? { known(tx, id) } else { Ok(machine) }
+    }
+
+    /// Forgets which machine had which address long ago.
+    pub fn machine_addresses_forget(&self) {
+        self.0.store.write_behind(|tx| machine_ips_forget(tx, now().minus(ADDRESSES_KEPT_FOR)).map(drop));
     }
 
     /// Enrolls a machine, or the same machine again; its incarnation. Spends one use of the token.
@@ -64,6 +157,7 @@ impl ControlPlane {
     ) -> Result<u64> {
         let digest = secret::digest(token_secret);
         let name = clean_name(name);
+        let control = self.clone();
         self.0
             .store
             .write(move |tx| {
@@ -83,6 +177,7 @@ impl ControlPlane {
                 let detail = format!("name {name:?}, incarnation {incarnation}, from {remote}");
                 let actor = format!("enrollment-token {}", token.id);
                 audit::record(tx, at, &actor, "machine_enroll", machine, detail)?;
+                control.regrouped(tx, machine)?;
                 Ok(incarnation)
             })
             .await
@@ -101,12 +196,14 @@ impl ControlPlane {
         remote: IpAddr,
     ) -> Result<()> {
         system.computer_dns_name = clean_name(&system.computer_dns_name);
+        let control = self.clone();
         self.0
             .store
             .write(move |tx| {
                 let machine = known(tx, id)?;
                 machine_connected(tx, id, &system, &capabilities, remote, now())?;
-                report(tx, &machine, reported)
+                report(tx, &machine, reported)?;
+                control.regrouped(tx, id).map(drop)
             })
             .await
     }
@@ -130,17 +227,18 @@ impl ControlPlane {
     }
 }
 
-/// The machine that a caller means by an id or a computer name.
-pub(crate) fn resolve(tx: &Tx<'_>, target: &str) -> Result<Machine> {
-    let not_found =
-        || Error::NotFound { entity: "Machine", id: target.chars().take(NAME_BYTES_MAX).collect() };
+/// The machine that a caller means by an id or a computer name. One that it may not see is as unknown as one that is
+/// not there.
+pub(crate) fn resolve(tx: &Tx<'_>, target: &str, access: &MachineAccess) -> Result<Machine> {
+    let not_found = || Error::NotFound { entity: "Machine", id: shown(target).into_owned() };
+    let visible = |id| Ok::<_, Error>(machine_fetch(tx, id)?.filter(|machine| access.admits(machine.group)));
     if let Ok(id) = target.parse::<MachineId>() {
-        return machine_fetch(tx, id)?.ok_or_else(not_found);
+        return visible(id)?.ok_or_else(not_found);
     }
-    let ids = machine_ids_by_name(tx, &target.to_ascii_lowercase())?;
+    let ids = machine_ids_by_name(tx, &target.to_ascii_lowercase(), access)?;
     match ids.as_slice() {
         [] => Err(not_found()),
-        [id] => machine_fetch(tx, *id)?.ok_or_else(not_found),
+        [id] => visible(*id)?.ok_or_else(not_found),
         several => {
             let shown: Vec<_> = several.iter().take(10).map(ToString::to_string).collect();
             let more = if several.len() > shown.len() { " and more" } else { "" };

@@ -64,7 +64,7 @@ impl ControlPlane {
             generation: wanted,
         };
         let policy = policy_of(&machine);
-        let not_after = now().plus(self.0.settings.action_deadline);
+        let not_after = now().plus(self.settings().action_deadline);
         let order = sign(&action, policy, not_after, &self.0.order_key);
         machine_action_reissue(tx, action.id, action.fence, &signed_text(&order))?;
         Ok(Some(CurrentOrder {
@@ -102,6 +102,10 @@ fn look_up(tx: &Tx<'_>, id: MachineId) -> Result<Lookup> {
     let Some(action) = machine_action_by_generation(tx, id, restriction.wanted_generation)? else {
         return Ok(Lookup::Nothing);
     };
+    // What is over is not begun again, and an order of it would be refused.
+    if action.ends_at.is_some_and(|ends_at| ends_at <= now()) {
+        return Ok(Lookup::Nothing);
+    }
     let is_reported = restriction.reported_generation >= restriction.wanted_generation;
     if action.phase.is_final() {
         return Ok(if is_reported { Lookup::Nothing } else { Lookup::Stale });
@@ -137,6 +141,7 @@ pub(crate) fn sign(
         policy,
         issued_at: now(),
         not_after,
+        ends_at: action.ends_at,
     }
     .sign(key)
 }

@@ -2,18 +2,35 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use domain::allow_policy::{AllowPolicy, Profile};
+use domain::allow_policy::{AllowPolicy, PolicyDiff, Profile};
 use domain::audit_entry::AuditEntry;
 use domain::digest::Sha256Digest;
 use domain::permission::Requirement;
 use orders::{SigningKey, VerifiedPolicy, sign_policy};
-use store::StoreError;
-use store::policy::{StoredPolicy, policy_create, policy_fetch, policy_fetch_by_digest, policy_names};
+use store::machine_group::machine_group_list;
+use store::policy::{
+    StoredPolicy, policy_create, policy_fetch, policy_fetch_by_digest, policy_fetch_revision, policy_names,
+    policy_revisions,
+};
+use store::{StoreError, Tx};
 
 use crate::{Caller, ControlPlane, Error, Result, audit, now};
 
 /// Policies with the digest of each.
 type Envelopes = Arc<[(Sha256Digest, Arc<str>)]>;
+
+/// What differs between two revisions of a policy, and whom it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyChange {
+    /// The revision that it comes to.
+    pub policy: StoredPolicy,
+    /// The revision that it comes from; none when there was none.
+    pub from: Option<u64>,
+    /// What differs.
+    pub diff: PolicyDiff,
+    /// The machine groups whose policy it is, by name.
+    pub machine_groups: Vec<String>,
+}
 
 /// The newest revision of every policy, signed.
 #[derive(Default)]
@@ -36,51 +53,113 @@ impl ControlPlane {
     pub async fn policy_fetch(&self, caller: &Caller, name: &str) -> Result<StoredPolicy> {
         caller.require(Requirement::READ_OR_ADMINISTER)?;
         let name = name.to_owned();
+        self.0.store.read(move |tx| policy_fetch(tx, &name)?.ok_or_else(|| unknown(&name))).await
+    }
+
+    /// The revisions of one policy, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::NotFound`]; from the store.
+    pub async fn policy_revisions(&self, caller: &Caller, name: &str) -> Result<Vec<StoredPolicy>> {
+        caller.require(Requirement::READ_OR_ADMINISTER)?;
+        let name = name.to_owned();
         self.0
             .store
-            .read(move |tx| policy_fetch(tx, &name)?.ok_or(Error::NotFound { entity: "Policy", id: name }))
+            .read_list(move |tx| {
+                let revisions = policy_revisions(tx, &name)?;
+                if revisions.is_empty() { Err(unknown(&name)) } else { Ok(revisions) }
+            })
             .await
     }
 
-    /// Saves a policy as the next revision of its name, and sends it to the machines. What is restricted already stays
-    /// under the revision that its order names; a further restrict takes up this one. A policy that says nothing else
-    /// than the newest revision is not saved again.
+    /// What the revision `to` of a policy says otherwise than `from`; without a number, the newest, and the one before.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::NotFound`]; from the store.
+    pub async fn policy_diff(
+        &self,
+        caller: &Caller,
+        name: &str,
+        from: Option<u64>,
+        to: Option<u64>,
+    ) -> Result<PolicyChange> {
+        caller.require(Requirement::READ_OR_ADMINISTER)?;
+        let name = name.to_owned();
+        self.0
+            .store
+            .read(move |tx| {
+                let newest = policy_fetch(tx, &name)?.ok_or_else(|| unknown(&name))?;
+                let revision = |number: u64| {
+                    let id = || format!("{} revision {number}", crate::caller::shown(&name));
+                    policy_fetch_revision(tx, &name, number)?
+                        .ok_or_else(|| Error::NotFound { entity: "Policy", id: id() })
+                };
+                let to = to.map_or(Ok(newest), revision)?;
+                let from = match from.unwrap_or_else(|| to.policy.revision.saturating_sub(1)) {
+                    0 => None,
+                    number => Some(revision(number)?),
+                };
+                change(tx, from, to)
+            })
+            .await
+    }
+
+    /// Saves a policy as the next revision of its name, and sends it to the machines; with `dry_run`, only tells what
+    /// would change. What is restricted already stays under the revision that its order names; a further restrict takes
+    /// up this one. A policy that says nothing else than the newest revision is not saved again.
     ///
     /// # Errors
     /// [`Error::Forbidden`], [`Error::InvalidInput`]; from the store.
-    pub async fn policy_apply(&self, caller: &Caller, policy: AllowPolicy) -> Result<StoredPolicy> {
-        caller.require(Requirement::ADMINISTER)?;
+    pub async fn policy_apply(
+        &self,
+        caller: &Caller,
+        policy: AllowPolicy,
+        dry_run: bool,
+    ) -> Result<PolicyChange> {
+        caller.require(Requirement::ADMINISTER_SECURITY)?;
         policy.validate().map_err(|error| Error::InvalidInput(error.to_string()))?;
-        let actor = caller.name();
+        let actor = caller.name().to_owned();
         let control = self.clone();
-        let (saved, changed) = self.0.store.write(move |tx| control.policy_save(tx, policy, &actor)).await?;
-        if changed {
+        if dry_run {
+            return self.0.store.read(move |tx| Ok(control.policy_planned(tx, policy, &actor)?.0)).await;
+        }
+        let (changed, is_new) = self
+            .0
+            .store
+            .write(move |tx| {
+                let planned = control.policy_planned(tx, policy, &actor)?;
+                if planned.1 {
+                    policy_record(tx, &planned.0.policy)?;
+                }
+                Ok::<_, Error>(planned)
+            })
+            .await?;
+        if is_new {
             self.policies_sign().await?;
             self.0.links.policies_changed();
         }
-        Ok(saved)
+        Ok(changed)
     }
 
-    fn policy_save(
+    /// What saving a policy changes, and whether that is anything.
+    fn policy_planned(
         &self,
-        tx: &store::Tx<'_>,
+        tx: &Tx<'_>,
         mut policy: AllowPolicy,
         actor: &str,
-    ) -> Result<(StoredPolicy, bool)> {
+    ) -> Result<(PolicyChange, bool)> {
         policy.rules.sort_by(|a, b| a.id.cmp(&b.id));
-        if let Some(newest) = policy_fetch(tx, &policy.name)? {
-            policy.revision = newest.policy.revision;
-            if policy == newest.policy {
-                return Ok((newest, false));
-            }
+        let newest = policy_fetch(tx, &policy.name)?;
+        policy.revision = newest.as_ref().map_or(0, |newest| newest.policy.revision);
+        if let Some(newest) = &newest
+            && policy == newest.policy
+        {
+            return Ok((change(tx, Some(newest.clone()), newest.clone())?, false));
         }
         policy.revision += 1;
         let (digest, _) = signed(&policy, &self.0.order_key)?;
-        let saved = StoredPolicy { policy, digest, updated_at: now(), updated_by: actor.to_owned() };
-        policy_create(tx, &saved)?;
-        let detail = format!("revision {}, {} rules", saved.policy.revision, saved.policy.rules.len());
-        audit::record(tx, saved.updated_at, actor, "policy_apply", &saved.policy.name, detail)?;
-        Ok((saved, true))
+        let planned = StoredPolicy { policy, digest, updated_at: now(), updated_by: actor.to_owned() };
+        Ok((change(tx, newest, planned)?, true))
     }
 
     /// Makes the policy that applies when none is named.
@@ -96,7 +175,7 @@ impl ControlPlane {
                         profile: Profile::OsAndApproved,
                         rules: Vec::new(),
                     };
-                    control.policy_save(tx, policy, AuditEntry::SYSTEM)?;
+                    policy_record(tx, &control.policy_planned(tx, policy, AuditEntry::SYSTEM)?.0.policy)?;
                 }
                 Ok(())
             })
@@ -140,6 +219,33 @@ impl ControlPlane {
         let found = self.0.store.read(move |tx| Ok::<_, Error>(policy_fetch_by_digest(tx, digest)?)).await?;
         found.map(|stored| Ok(signed(&stored.policy, &self.0.order_key)?.1)).transpose()
     }
+}
+
+/// Saves a planned revision.
+fn policy_record(tx: &Tx<'_>, planned: &StoredPolicy) -> Result<()> {
+    policy_create(tx, planned)?;
+    let detail = format!("revision {}, {} rules", planned.policy.revision, planned.policy.rules.len());
+    Ok(audit::record(
+        tx,
+        planned.updated_at,
+        &planned.updated_by,
+        "policy_apply",
+        &planned.policy.name,
+        detail,
+    )?)
+}
+
+fn change(tx: &Tx<'_>, from: Option<StoredPolicy>, to: StoredPolicy) -> Result<PolicyChange> {
+    let is_default = to.policy.name == AllowPolicy::DEFAULT_NAME;
+    let uses = |policy: Option<&str>| policy.map_or(is_default, |policy| policy == to.policy.name);
+    let groups = machine_group_list(tx)?.into_iter().filter(|group| uses(group.policy.as_deref()));
+    let machine_groups = groups.map(|group| group.name).collect();
+    let diff = PolicyDiff::between(from.as_ref().map(|from| &from.policy), &to.policy);
+    Ok(PolicyChange { from: from.map(|from| from.policy.revision), diff, machine_groups, policy: to })
+}
+
+fn unknown(name: &str) -> Error {
+    Error::NotFound { entity: "Policy", id: crate::caller::shown(name).into_owned() }
 }
 
 /// The signed bytes of a policy, small enough that every machine takes them.

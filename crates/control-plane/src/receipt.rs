@@ -19,7 +19,8 @@ impl ControlPlane {
     /// [`Error::MachineMisbehaves`] when it is not to be believed, [`Error::NotFound`]; from the store.
     pub async fn receipt_accept(&self, id: MachineId, envelope: &str) -> Result<u64> {
         let envelope = envelope.to_owned();
-        self.0
+        let (generation, action) = self
+            .0
             .store
             .write(move |tx| {
                 let gate_key_text = machine_gate_key(tx, id)?
@@ -38,9 +39,11 @@ impl ControlPlane {
                 {
                     settle(tx, &machine, &action, receipt, (&envelope, &gate_key_text))?;
                 }
-                Ok(receipt.fence.generation)
+                Ok::<_, Error>((receipt.fence.generation, receipt.action))
             })
-            .await
+            .await?;
+        self.0.watch.ended(action);
+        Ok(generation)
     }
 }
 

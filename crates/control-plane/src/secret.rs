@@ -27,3 +27,16 @@ pub(crate) fn digest(secret: &str) -> String {
 pub(crate) fn matches(secret: &str, expected_digest: &str) -> bool {
     digest(secret).as_bytes().ct_eq(expected_digest.as_bytes()).into()
 }
+
+/// A password for a person to type once: about 100 random bits, without signs that look alike.
+pub(crate) fn password() -> Result<String> {
+    const ALPHABET: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz023456789";
+    const GROUPS: usize = 5;
+    let mut bytes = [0_u8; GROUPS * 4];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Error::Internal(StoreError::Unsupported(format!("no random numbers from the system: {error}")))
+    })?;
+    let sign = |byte: &u8| char::from(ALPHABET.get(usize::from(byte % 32)).copied().unwrap_or(b'x'));
+    let groups: Vec<String> = bytes.chunks(4).map(|chunk| chunk.iter().map(sign).collect()).collect();
+    Ok(groups.join("-"))
+}

@@ -1,0 +1,475 @@
+//! Restricting and unrestricting many machines by one call.
+//!
+//! The machines are taken a thousand at a time: one statement each for what is wanted of them, their actions, and the
+//! audit log. A machine that changed between reading and writing is read again. What one caller may change in an hour
+//! is limited, unless it holds the right *Bulk remediation*.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use domain::audit_entry::AuditEntry;
+use domain::digest::Sha256Digest;
+use domain::machine::{Machine, MachineId};
+use domain::machine_action::{Kind, MachineAction, MachineActionId};
+use domain::machine_group::MachineAccess;
+use domain::permission::Requirement;
+use domain::restriction::Reported;
+use store::audit_entry::audit_entry_create_many;
+use store::list::machine_list;
+use store::machine::{DesireRow, machine_desire_many, machine_fetch_many, machine_group_sizes};
+use store::machine_action::{
+    bulk_counts, machine_action_by_idempotency_key, machine_action_create_many, machine_action_open_many,
+    machine_action_supersede_many,
+};
+use store::{StoreError, Tx, store_epoch_fetch};
+use uuid::Uuid;
+
+use crate::machine_action::{is_made_by, known_policy, operation, require_capable};
+use crate::order::{sign, signed_text};
+use crate::{Caller, ControlPlane, Error, Request, Result, now};
+
+/// The most machines of one call.
+const MACHINES_MAX: usize = 100_000;
+/// Machines that one transaction changes.
+const BATCH: usize = 1000;
+/// How often a machine that changes meanwhile is read again.
+const TRIES_MAX: usize = 3;
+/// The time in which what one caller changes is counted.
+const COUNTED_FOR: Duration = Duration::from_secs(60 * 60);
+
+/// Which machines.
+#[derive(Debug, Clone)]
+pub enum BulkTargets {
+    /// These.
+    Ids(Vec<MachineId>),
+    /// Those that a query's filter takes.
+    Query(odata::Query),
+}
+
+/// A call that changes many machines.
+#[derive(Debug, Clone)]
+pub struct BulkRequest {
+    /// What it changes.
+    pub kind: Kind,
+    /// Which machines.
+    pub targets: BulkTargets,
+    /// The rest, which is as of one machine's.
+    pub request: Request,
+}
+
+/// What a bulk call would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BulkPlan {
+    /// How many machines it names.
+    pub total: u64,
+    /// How many of them are connected.
+    pub online: u64,
+    /// How many are not: they obey once they connect, unless the action's deadline passes first.
+    pub offline: u64,
+    /// How many cannot be restricted.
+    pub unsupported: u64,
+    /// How many are restricted already.
+    pub already_restricted: u64,
+    /// How many have an action of the same kind that is not final.
+    pub already_active: u64,
+    /// How many would get an action.
+    pub actions: u64,
+}
+
+/// What a bulk call did about one machine.
+#[derive(Debug)]
+pub struct BulkResult {
+    /// The machine.
+    pub machine: MachineId,
+    /// Its name; none when it is unknown.
+    pub computer_dns_name: Option<String>,
+    /// The action, or why there is none.
+    pub outcome: Result<MachineActionId>,
+}
+
+/// What a bulk call did.
+#[derive(Debug)]
+pub struct BulkOutcome {
+    /// Its id, which its actions and their audit entries carry.
+    pub id: Uuid,
+    /// One for each machine, in the order asked for.
+    pub results: Vec<BulkResult>,
+}
+
+impl ControlPlane {
+    /// Restricts or unrestricts many machines. What is answered as accepted is durable.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::InvalidInput`], [`Error::RateLimited`], [`Error::Disallowed`] when the caller may
+    /// not change so many; from the store. A machine's own trouble is in its result.
+    pub async fn machine_bulk(&self, caller: &Caller, bulk: BulkRequest) -> Result<BulkOutcome> {
+        caller.require(Requirement::RESTRICT)?;
+        let request = bulk.request.checked(bulk.kind)?;
+        self.0.limiter.admit(&self.0.store, bulk_operation(bulk.kind), caller)?;
+        // One after another, so that two calls cannot both use what is left of a limit.
+        let _turn = self.0.bulk_turn.lock().await;
+        let (machines, unknown) = self.bulk_targets(caller, bulk.targets).await?;
+        self.require_within_limit(caller, bulk.kind, &machines).await?;
+        let job = Job {
+            id: Uuid::now_v7(),
+            kind: bulk.kind,
+            requestor: caller.name().to_owned(),
+            request,
+            policies: self.bulk_policies().await?,
+        };
+        let mut outcomes = HashMap::with_capacity(machines.len());
+        let mut names = HashMap::with_capacity(machines.len());
+        let order: Vec<MachineId> = machines.iter().map(|machine| machine.id).collect();
+        let mut rest = machines.into_iter();
+        loop {
+            let batch: Vec<Machine> = rest.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                break;
+            }
+            names.extend(batch.iter().map(|machine| (machine.id, machine.system.computer_dns_name.clone())));
+            outcomes.extend(self.bulk_batch(&job, batch).await?);
+        }
+        let known = order.into_iter().filter_map(|machine| {
+            let outcome = outcomes.remove(&machine)?;
+            Some(BulkResult { machine, computer_dns_name: names.remove(&machine), outcome })
+        });
+        let unknown = unknown.into_iter().map(|machine| BulkResult {
+            machine,
+            computer_dns_name: None,
+            outcome: Err(Error::NotFound { entity: "Machine", id: machine.to_string() }),
+        });
+        Ok(BulkOutcome { id: job.id, results: known.chain(unknown).collect() })
+    }
+
+    /// What [`Self::machine_bulk`] would do. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::machine_bulk`]; [`Error::Forbidden`] also for callers that may not read.
+    pub async fn machine_bulk_plan(&self, caller: &Caller, bulk: BulkRequest) -> Result<BulkPlan> {
+        caller.require(Requirement::RESTRICT)?;
+        caller.require(Requirement::READ)?;
+        bulk.request.checked(bulk.kind)?;
+        let (machines, _unknown) = self.bulk_targets(caller, bulk.targets).await?;
+        let ids: Vec<_> = machines.iter().map(|machine| machine.id).collect();
+        let open = self.0.store.read_list(move |tx| Ok::<_, Error>(open_of(tx, &ids)?)).await?;
+        let mut plan = BulkPlan { total: machines.len() as u64, ..BulkPlan::default() };
+        for machine in &machines {
+            let online = self.0.links.is_connected(machine.id);
+            let unsupported = require_capable(machine, bulk.kind).is_err();
+            let active = open.get(&machine.id).is_some_and(|open| open.kind == bulk.kind);
+            plan.online += u64::from(online);
+            plan.offline += u64::from(!online);
+            plan.unsupported += u64::from(unsupported);
+            plan.already_restricted += u64::from(machine.restriction.reported == Reported::Restricted);
+            plan.already_active += u64::from(active);
+            plan.actions += u64::from(!unsupported && !active);
+        }
+        self.require_within_limit(caller, bulk.kind, &machines).await?;
+        Ok(plan)
+    }
+
+    /// The machines, and the ids that the caller may not know of.
+    async fn bulk_targets(
+        &self,
+        caller: &Caller,
+        targets: BulkTargets,
+    ) -> Result<(Vec<Machine>, Vec<MachineId>)> {
+        let access = caller.machines.clone();
+        let (machines, unknown) = match targets {
+            BulkTargets::Ids(ids) => {
+                self.0.store.read_list(move |tx| machines_by_id(tx, &ids, &access)).await?
+            }
+            BulkTargets::Query(query) => {
+                caller.require(Requirement::READ)?;
+                let machines =
+                    self.0.store.read_list(move |tx| machines_by_query(tx, query, &access)).await?;
+                (machines, Vec::new())
+            }
+        };
+        if machines.len() > MACHINES_MAX {
+            return Err(Error::InvalidInput(format!("a call changes at most {MACHINES_MAX} machines")));
+        }
+        Ok((machines, unknown))
+    }
+
+    /// Refuses to change more machines than the caller may in an hour.
+    async fn require_within_limit(&self, caller: &Caller, kind: Kind, machines: &[Machine]) -> Result<()> {
+        if caller.is_unlimited() {
+            return Ok(());
+        }
+        let mut planned: HashMap<i64, (u64, String)> = HashMap::new();
+        for machine in machines.iter().filter(|machine| require_capable(machine, kind).is_ok()) {
+            planned.entry(machine.group).or_insert_with(|| (0, machine.group_name.clone())).0 += 1;
+        }
+        let requestor = caller.name().to_owned();
+        let (changed, sizes) = self
+            .0
+            .store
+            .read(move |tx| {
+                let changed = bulk_counts(tx, &requestor, now().minus(COUNTED_FOR))?;
+                Ok::<_, Error>((changed, machine_group_sizes(tx)?))
+            })
+            .await?;
+        let remedy = "The right \"Bulk remediation\" lifts the limit.";
+        let total: u64 = planned.values().map(|(count, _)| count).sum();
+        let before: u64 = changed.values().sum();
+        let max = u64::from(caller.bulk_machines_max);
+        if before.saturating_add(total) > max {
+            return Err(Error::Disallowed(format!(
+                "This would change {total} machines; bulk calls of this caller may change {max} in an hour, and have \
+                 changed {before}. {remedy}"
+            )));
+        }
+        let blast_radius = self.settings().blast_radius;
+        for (group, (count, name)) in planned {
+            let size = sizes.get(&group).copied().unwrap_or_default();
+            let (before, max) =
+                (changed.get(&group).copied().unwrap_or_default(), blast_radius.of_group(size));
+            if before.saturating_add(count) > max {
+                return Err(Error::Disallowed(format!(
+                    "This would change {count} of the {size} machines of the group {name:?}; bulk calls of this caller \
+                     may change {max} of them ({} %) in an hour, and have changed {before}. {remedy}",
+                    blast_radius.group_percent_max
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest of each policy's newest revision.
+    async fn bulk_policies(&self) -> Result<HashMap<String, Sha256Digest>> {
+        self.0
+            .store
+            .read(|tx| {
+                let names = store::policy::policy_names(tx)?;
+                names
+                    .into_iter()
+                    .map(|name| {
+                        let digest = known_policy(tx, &name)?;
+                        Ok((name, digest))
+                    })
+                    .collect()
+            })
+            .await
+    }
+
+    /// Changes a batch of machines in one transaction, and again those that changed meanwhile.
+    async fn bulk_batch(
+        &self,
+        job: &Job,
+        mut batch: Vec<Machine>,
+    ) -> Result<HashMap<MachineId, Result<MachineActionId>>> {
+        let mut outcomes = HashMap::with_capacity(batch.len());
+        for _ in 0..TRIES_MAX {
+            let (control, job, machines) = (self.clone(), job.clone(), batch);
+            let epoch = self.0.store.read(|tx| Ok::<_, Error>(store_epoch_fetch(tx)?)).await?;
+            // Signatures take the time of a processor: not that of the thread that writes.
+            let signed = tokio::task::spawn_blocking(move || control.bulk_sign(&job, epoch, machines));
+            let (job, signed, refused) = signed.await.map_err(|error| {
+                Error::Internal(StoreError::Unsupported(format!("signing stopped: {error}")))
+            })??;
+            outcomes.extend(refused);
+            let written = self.0.store.write(move |tx| write(tx, &job, signed)).await?;
+            for (machine, superseded) in written.changed {
+                self.0.links.order_changed(machine);
+                if let Some(superseded) = superseded {
+                    self.0.watch.ended(superseded);
+                }
+            }
+            outcomes.extend(written.outcomes);
+            if written.again.is_empty() {
+                return Ok(outcomes);
+            }
+            let again = written.again;
+            batch = self.0.store.read_list(move |tx| Ok::<_, Error>(machine_fetch_many(tx, &again)?)).await?;
+        }
+        let busy =
+            || Error::BadRequest("the machine is changed by others at this moment: try again".to_owned());
+        outcomes.extend(batch.into_iter().map(|machine| (machine.id, Err(busy()))));
+        Ok(outcomes)
+    }
+
+    /// The actions of a batch with their signed orders, and the machines that cannot have one.
+    #[expect(clippy::type_complexity, reason = "used once, and named by what it is assigned to")]
+    fn bulk_sign(
+        &self,
+        job: &Job,
+        store_epoch: u64,
+        machines: Vec<Machine>,
+    ) -> Result<(Job, Vec<Signed>, Vec<(MachineId, Result<MachineActionId>)>)> {
+        let (mut signed, mut refused) = (Vec::with_capacity(machines.len()), Vec::new());
+        for machine in machines {
+            if let Err(error) = require_capable(&machine, job.kind) {
+                refused.push((machine.id, Err(error)));
+                continue;
+            }
+            let requestor = job.requestor.clone();
+            let action = self.new_action(store_epoch, &machine, job.kind, requestor, &job.request);
+            let action = MachineAction { bulk: Some(job.id), ..action };
+            let digest = match action.policy.as_ref().map(|name| (name, job.policies.get(name))) {
+                None => None,
+                Some((_, Some(digest))) => Some(*digest),
+                Some((name, None)) => {
+                    let message = format!("there is no policy {:?}", crate::caller::shown(name));
+                    return Err(Error::InvalidInput(message));
+                }
+            };
+            let order = signed_text(&sign(&action, digest, action.deadline, &self.0.order_key));
+            signed.push(Signed { action, digest, order });
+        }
+        Ok((job.clone(), signed, refused))
+    }
+}
+
+/// What holds for all machines of a call.
+#[derive(Clone)]
+struct Job {
+    id: Uuid,
+    kind: Kind,
+    requestor: String,
+    request: Request,
+    policies: HashMap<String, Sha256Digest>,
+}
+
+/// An action whose order is signed for the generation that its machine will have.
+struct Signed {
+    action: MachineAction,
+    digest: Option<Sha256Digest>,
+    order: String,
+}
+
+/// What a transaction did.
+#[derive(Default)]
+struct Written {
+    outcomes: Vec<(MachineId, Result<MachineActionId>)>,
+    /// Machines with another order, and the actions that made way.
+    changed: Vec<(MachineId, Option<MachineActionId>)>,
+    /// Machines that changed since they were read.
+    again: Vec<MachineId>,
+}
+
+fn write(tx: &Tx<'_>, job: &Job, signed: Vec<Signed>) -> Result<Written> {
+    let mut written = Written::default();
+    let ids: Vec<MachineId> = signed.iter().map(|signed| signed.action.machine).collect();
+    let open = open_of(tx, &ids)?;
+    let mut wanted = Vec::with_capacity(signed.len());
+    for signed in signed {
+        let machine = signed.action.machine;
+        if let Some(made) = made_before(tx, job, machine)? {
+            written.outcomes.push((machine, made));
+        } else if let Some(same) = open.get(&machine).filter(|open| open.kind == job.kind) {
+            written.outcomes.push((machine, Err(Error::ActiveAction(same.id))));
+        } else {
+            wanted.push(signed);
+        }
+    }
+    let rows: Vec<DesireRow> = wanted.iter().map(Signed::row).collect();
+    let changed: HashSet<MachineId> =
+        machine_desire_many(tx, job.kind.desired(), &rows)?.into_iter().collect();
+    let (made, again): (Vec<_>, Vec<_>) =
+        wanted.into_iter().partition(|signed| changed.contains(&signed.action.machine));
+    written.again = again.iter().map(|signed| signed.action.machine).collect();
+    let superseded: Vec<_> = made
+        .iter()
+        .filter(|signed| open.contains_key(&signed.action.machine))
+        .map(|signed| (signed.action.machine, signed.action.id))
+        .collect();
+    let at = now();
+    machine_action_supersede_many(tx, &superseded, &job.requestor, at)?;
+    let entries: Vec<_> = made.iter().map(|signed| job.audit_entry(&signed.action)).collect();
+    let made: Vec<_> = made.into_iter().map(|signed| (signed.action, signed.order)).collect();
+    machine_action_create_many(tx, &made)?;
+    audit_entry_create_many(tx, &entries)?;
+    for (action, _) in made {
+        written.changed.push((action.machine, open.get(&action.machine).map(|open| open.id)));
+        written.outcomes.push((action.machine, Ok(action.id)));
+    }
+    Ok(written)
+}
+
+impl Signed {
+    fn row(&self) -> DesireRow {
+        let action = &self.action;
+        DesireRow {
+            id: action.machine,
+            generation_before: action.fence.generation - 1,
+            policy: action.policy.clone().zip(self.digest),
+            ends_at: action.ends_at,
+        }
+    }
+}
+
+impl Job {
+    fn audit_entry(&self, action: &MachineAction) -> AuditEntry {
+        AuditEntry {
+            at: action.created_at,
+            actor: self.requestor.clone(),
+            operation: operation(self.kind).to_owned(),
+            subject: action.machine.to_string(),
+            detail: format!("action {}, {:?}, bulk {}", action.id.0, action.comment, self.id),
+        }
+    }
+}
+
+/// The action that an earlier call with the same key made of this machine, if that asked for the same.
+fn made_before(tx: &Tx<'_>, job: &Job, machine: MachineId) -> Result<Option<Result<MachineActionId>>> {
+    let Some(key) = &job.request.idempotency_key else { return Ok(None) };
+    let made = machine_action_by_idempotency_key(tx, &job.requestor, key, Some(machine))?;
+    Ok(made.map(|made| {
+        if is_made_by(&made, job.kind, &job.request) {
+            Ok(made.id)
+        } else {
+            Err(Error::InvalidInput(format!(
+                "the Idempotency-Key was used for another request, which made action {}",
+                made.id.0
+            )))
+        }
+    }))
+}
+
+fn open_of(
+    tx: &Tx<'_>,
+    ids: &[MachineId],
+) -> std::result::Result<HashMap<MachineId, MachineAction>, StoreError> {
+    let open = machine_action_open_many(tx, ids)?;
+    Ok(open.into_iter().map(|action| (action.machine, action)).collect())
+}
+
+fn machines_by_id(
+    tx: &Tx<'_>,
+    ids: &[MachineId],
+    access: &MachineAccess,
+) -> Result<(Vec<Machine>, Vec<MachineId>)> {
+    let mut seen = HashSet::with_capacity(ids.len());
+    let ids: Vec<MachineId> = ids.iter().copied().filter(|id| seen.insert(*id)).collect();
+    let found = machine_fetch_many(tx, &ids)?.into_iter().filter(|machine| access.admits(machine.group));
+    let mut found: HashMap<MachineId, Machine> = found.map(|machine| (machine.id, machine)).collect();
+    let (mut machines, mut unknown) = (Vec::with_capacity(ids.len()), Vec::new());
+    for id in ids {
+        match found.remove(&id) {
+            Some(machine) => machines.push(machine),
+            None => unknown.push(id),
+        }
+    }
+    Ok((machines, unknown))
+}
+
+fn machines_by_query(tx: &Tx<'_>, mut query: odata::Query, access: &MachineAccess) -> Result<Vec<Machine>> {
+    let mut machines = Vec::new();
+    loop {
+        let page = machine_list(tx, &query, access, now())?;
+        machines.extend(page.rows);
+        match page.next {
+            Some(next) if machines.len() <= MACHINES_MAX => query.skip_token = Some(next),
+            Some(_) | None => return Ok(machines),
+        }
+    }
+}
+
+/// What a bulk call is counted as.
+fn bulk_operation(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Restrict => "machine_restrict_bulk",
+        Kind::Unrestrict => "machine_unrestrict_bulk",
+    }
+}

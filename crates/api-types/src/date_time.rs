@@ -3,6 +3,9 @@
 use chrono::{DateTime, Utc};
 use domain::time::{TICKS_PER_SECOND, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{KnownFormat, Object, Schema, SchemaFormat, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// A point in time on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +42,19 @@ impl Serialize for DateTimeUtc {
         serializer.collect_str(self)
     }
 }
+
+impl PartialSchema for DateTimeUtc {
+    fn schema() -> RefOr<Schema> {
+        Object::builder()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+            .description(Some("UTC, with seven fractional digits; on input any offset and 0 to 9 digits."))
+            .examples(["2026-03-02T08:14:55.1203341Z"])
+            .into()
+    }
+}
+
+impl ToSchema for DateTimeUtc {}
 
 impl<'de> Deserialize<'de> for DateTimeUtc {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -3,38 +3,49 @@
 use domain::execution_event;
 use domain::machine::MachineId;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::date_time::DateTimeUtc;
 
 /// One refused execution, or several alike within a second.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecutionEvent {
     /// Rises with the order of arrival.
     pub id: i64,
     /// The machine.
+    #[schema(examples("0f3c9a7be1d2445566778899aabbccddeeff0011"))]
     pub machine_id: String,
     /// Its name.
+    #[schema(examples("lab-042"))]
     pub computer_dns_name: String,
     /// When it happened, by the machine's clock.
     pub event_date_time_utc: DateTimeUtc,
     /// The file's path, escaped.
+    #[schema(examples("/home/ann/tool"))]
     pub path: String,
     /// SHA-256 of its content, when known.
+    #[schema(examples("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"))]
     pub sha256: Option<String>,
     /// Stable reason code.
+    #[schema(examples("unlisted"))]
     pub cause: String,
     /// The rule that decided, when one did.
     pub rule: Option<String>,
     /// The process that tried.
+    #[schema(examples(4711))]
     pub process_id: i32,
     /// Its parent.
+    #[schema(examples(4700))]
     pub parent_process_id: i32,
     /// Its user.
+    #[schema(examples(1000))]
     pub user_id: Option<u32>,
     /// The program that it ran, escaped.
+    #[schema(examples("/usr/bin/bash"))]
     pub parent_program: String,
     /// How many alike this stands for.
+    #[schema(examples(1))]
     pub count: u64,
 }
 

@@ -6,12 +6,18 @@
 
 pub mod app;
 pub mod audit_entry;
+pub mod bulk;
 pub mod date_time;
+pub mod duration;
 pub mod enrollment_token;
 pub mod error;
 pub mod execution_event;
 pub mod machine;
 pub mod machine_action;
+pub mod machine_group;
 pub mod odata;
 pub mod policy;
+pub mod role;
+pub mod settings;
 pub mod token;
+pub mod user;

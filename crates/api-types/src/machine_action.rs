@@ -2,6 +2,7 @@
 
 use domain::machine_action::{self as action, Kind, Phase, Status};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::date_time::DateTimeUtc;
@@ -10,22 +11,65 @@ use crate::date_time::DateTimeUtc;
 pub const SET: &str = "MachineActions";
 
 /// Body of restrict, unrestrict and cancel. Key names are case sensitive.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ActionRequest {
     /// Why; required.
     #[serde(default)]
+    #[schema(
+        required = true,
+        nullable = false,
+        max_length = 4000,
+        pattern = r"\S",
+        examples("IR-20771 contain while triaging")
+    )]
     pub comment: Option<String>,
+    /// The caller's own reference, echoed as `externalId`. An extension, as the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 256, examples("IR-20771"))]
+    pub external_id: Option<String>,
+    /// After which time the restriction ends by itself: an ISO 8601 duration. For restricting only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(examples("PT4H"))]
+    pub expires_in: Option<String>,
+    /// The allow policy to apply; that of the machine's group when it is missing. For restricting only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(examples("default"))]
+    pub policy: Option<String>,
 }
 
 impl ActionRequest {
+    /// The keys that the body may have, as they must be spelled.
+    pub const KEYS: [&str; 4] = ["Comment", "ExternalId", "ExpiresIn", "Policy"];
+}
+
+/// Body of cancel. Key names are case sensitive.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "PascalCase")]
+pub struct CancelRequest {
+    /// Why; required.
+    #[serde(default)]
+    #[schema(required = true, nullable = false, max_length = 4000, pattern = r"\S", examples("False alarm"))]
+    pub comment: Option<String>,
+}
+
+impl CancelRequest {
     /// The keys that the body may have, as they must be spelled.
     pub const KEYS: [&str; 1] = ["Comment"];
 }
 
 /// The `MachineAction` entity. Fields without a value are `null`, never absent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "id": "b7a2f0de-31c4-4a77-9a0e-5d2f6c1e8843", "type": "RestrictCodeExecution", "title": null,
+    "requestor": "0d0c7b1e-9f55-4c0b-8f0e-2f7a6a1b3c4d", "requestorComment": "IR-20771 contain while triaging",
+    "status": "Pending", "machineId": "0f3c9a7be1d2445566778899aabbccddeeff0011", "computerDnsName": "lab-042",
+    "creationDateTimeUtc": "2026-03-02T08:14:55.1203341Z", "lastUpdateDateTimeUtc": "2026-03-02T08:14:55.1203341Z",
+    "cancellationRequestor": null, "cancellationComment": null, "cancellationDateTimeUtc": null, "errorHResult": 0,
+    "scope": null, "externalId": null, "requestSource": "PublicApi", "relatedFileInfo": null, "commands": [],
+    "troubleshootInfo": null
+}))]
 pub struct MachineAction {
     /// GUID.
     pub id: Uuid,
@@ -40,6 +84,7 @@ pub struct MachineAction {
     /// `Pending`, `InProgress`, `Succeeded`, `Failed`, `TimeOut` or `Cancelled`.
     pub status: String,
     /// 40 hexadecimal digits.
+    #[schema(pattern = "^[0-9a-f]{40}$")]
     pub machine_id: String,
     /// The machine's name.
     pub computer_dns_name: String,
@@ -73,12 +118,14 @@ pub struct MachineAction {
 pub const E_FAIL: i32 = -2_147_467_259;
 
 /// The file of a file action.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RelatedFileInfo {
     /// The digest.
+    #[schema(examples("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"))]
     pub file_identifier: String,
     /// `Sha1`, `Sha256` or `Md5`.
+    #[schema(examples("Sha256"))]
     pub file_identifier_type: String,
 }
 
@@ -130,7 +177,7 @@ fn error_h_result(phase: Phase) -> i32 {
 }
 
 /// The signed receipt that proves an action: `GET /api/cordon/v1/machineactions/{id}/receipt`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
     /// The signed envelope (DSSE), exactly as the machine signed it.
@@ -138,5 +185,9 @@ pub struct Receipt {
     /// The payload, decoded for people.
     pub payload: serde_json::Value,
     /// The public key of the machine's gate, 64 hexadecimal digits.
+    #[schema(
+        pattern = "^[0-9a-f]{64}$",
+        examples("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c")
+    )]
     pub public_key: String,
 }

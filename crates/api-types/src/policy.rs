@@ -1,20 +1,23 @@
 //! Allow policies.
 
-use domain::allow_policy::{self, AllowPolicy, Effect, Matcher, Profile};
+use domain::allow_policy::{self, AllowPolicy, Effect, Matcher, PolicyDiff, Profile};
 use domain::digest::Sha256Digest;
 use domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::date_time::DateTimeUtc;
 
 /// An allow policy as people write it. Unknown keys are refused: a misspelled rule must not vanish.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyDocument {
     /// Unique name.
+    #[schema(examples("office"))]
     pub name: String,
     /// `os-only`, `os+approved` or `survival-only`.
     #[serde(default = "default_profile")]
+    #[schema(pattern = r"^(os-only|os\+approved|survival-only)$", examples("os+approved"))]
     pub profile: String,
     /// Explicit rules; their order has no meaning.
     #[serde(default)]
@@ -22,41 +25,130 @@ pub struct PolicyDocument {
 }
 
 /// One rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
     /// Unique within the policy.
+    #[schema(examples("backup-tool"))]
     pub id: String,
     /// `allow` or `deny`.
+    #[schema(pattern = "^(allow|deny)$", examples("allow"))]
     pub effect: String,
     /// SHA-256 of the file's content, 64 hexadecimal digits.
+    #[schema(
+        pattern = "^[0-9a-fA-F]{64}$",
+        examples("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+    )]
     pub sha256: String,
     /// When given, the rule counts only for the file at this absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(examples("/opt/backup/run"))]
     pub path: Option<String>,
     /// Why the rule exists.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(examples("nightly backup"))]
     pub comment: String,
 }
 
 /// A stored policy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Policy {
     /// Unique name.
+    #[schema(examples("office"))]
     pub name: String,
     /// Profile name.
+    #[schema(examples("os+approved"))]
     pub profile: String,
     /// The rules.
     pub rules: Vec<Rule>,
     /// Counts the saved versions, from 1.
+    #[schema(examples(3))]
     pub revision: u64,
     /// SHA-256 of the signed bytes, as orders and receipts name the policy.
+    #[schema(examples("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"))]
     pub digest: String,
     /// When this revision was saved.
     pub last_update_date_time_utc: DateTimeUtc,
     /// Who saved it.
+    #[schema(examples("0d0c7b1e-9f55-4c0b-8f0e-2f7a6a1b3c4d"))]
     pub last_update_by: String,
+}
+
+/// What one revision of a policy says otherwise than another, and whom it is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyChange {
+    /// The policy's name.
+    #[schema(examples("default"))]
+    pub name: String,
+    /// The revision that it comes from; null when there was none.
+    #[schema(examples(2))]
+    pub from_revision: Option<u64>,
+    /// The revision that it comes to.
+    #[schema(examples(3))]
+    pub to_revision: u64,
+    /// The profile before, when it differs.
+    #[schema(examples("os-only"))]
+    pub profile_before: Option<String>,
+    /// The profile after, when it differs.
+    #[schema(examples("os+approved"))]
+    pub profile_after: Option<String>,
+    /// Rules that are new.
+    pub added: Vec<Rule>,
+    /// Rules that are gone.
+    pub removed: Vec<Rule>,
+    /// Rules that differ.
+    pub changed: Vec<RuleChange>,
+    /// The machine groups whose policy it is, by name.
+    #[schema(examples("Finance"))]
+    pub machine_groups: Vec<String>,
+}
+
+/// A policy as it was saved, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyApplied {
+    /// The policy.
+    #[serde(flatten)]
+    pub policy: Policy,
+    /// What it says otherwise than the revision before.
+    pub change: PolicyChange,
+}
+
+/// A rule that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleChange {
+    /// The rule before.
+    pub before: Rule,
+    /// The rule after.
+    pub after: Rule,
+}
+
+impl PolicyChange {
+    /// What differs between two revisions.
+    pub fn between(
+        name: String,
+        from: Option<u64>,
+        to: u64,
+        diff: PolicyDiff,
+        machine_groups: Vec<String>,
+    ) -> Self {
+        let profile = |profile| profile_name(profile).to_owned();
+        let changed = diff.changed.into_iter();
+        Self {
+            name,
+            from_revision: from,
+            to_revision: to,
+            profile_before: diff.profile.map(|(before, _)| profile(before)),
+            profile_after: diff.profile.map(|(_, after)| profile(after)),
+            added: diff.added.into_iter().map(Rule::from).collect(),
+            removed: diff.removed.into_iter().map(Rule::from).collect(),
+            changed: changed.map(|(old, new)| RuleChange { before: old.into(), after: new.into() }).collect(),
+            machine_groups,
+        }
+    }
 }
 
 fn default_profile() -> String {

@@ -8,13 +8,13 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use control_plane::Caller;
+use control_plane::{Bearer, Caller, Error, Groups};
 use domain::permission::Requirement;
 use uuid::Uuid;
 
 use crate::error::ApiError;
-use crate::issuer::{Claims, TokenFault};
 use crate::state::{AppState, now};
+use crate::token::{Subject, Token, TokenFault};
 
 /// What a route demands of its callers.
 #[derive(Clone)]
@@ -24,27 +24,28 @@ pub(crate) struct Gate {
 }
 
 /// The app that a request came from, as an extension of the reply, for the log.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct CalledBy(pub(crate) Uuid);
+#[derive(Debug, Clone)]
+pub(crate) struct CalledBy(pub(crate) String);
 
 /// Lets callers through that hold what the route demands; their [`Caller`] is then an extension of the request.
 pub(crate) async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
-    let caller = match authenticate(&gate.state, request.headers()) {
-        Ok(claims) => Caller { app: claims.app, permissions: claims.permissions },
+    let caller = match authenticate(&gate.state, request.headers()).await {
+        Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
-    let called_by = CalledBy(caller.app);
-    let mut response = if gate.required.is_met_by(&caller.permissions) {
-        request.extensions_mut().insert(caller);
-        next.run(request).await
-    } else {
-        ApiError::forbidden(gate.required, &caller.permissions).into_response()
+    let called_by = CalledBy(caller.app().to_owned());
+    let mut response = match caller.require(gate.required) {
+        Ok(()) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) => ApiError::from(error).into_response(),
     };
     response.extensions_mut().insert(called_by);
     response
 }
 
-fn authenticate(state: &AppState, headers: &HeaderMap) -> Result<Claims, ApiError> {
+async fn authenticate(state: &AppState, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let realm = Realm { url: &state.config.public_url, tenant: state.issuer.tenant() };
     let token = match bearer_token(headers) {
         Ok(Some(token)) => token,
@@ -54,14 +55,25 @@ fn authenticate(state: &AppState, headers: &HeaderMap) -> Result<Claims, ApiErro
         }
         Err(why) => return Err(realm.refuses(why)),
     };
-    let claims = state.issuer.validate(token, now()).map_err(|fault| match fault {
+    let Token { app, subject } = state.tokens.validate(token, now()).await.map_err(|fault| match fault {
         TokenFault::Invalid(why) => realm.refuses(&why),
         TokenFault::WrongAudience { accepted } => ApiError::wrong_audience(&accepted),
+        TokenFault::Unavailable { retry_after } => {
+            let message = "The keys of the token's issuer cannot be had at the moment";
+            ApiError::unavailable_for(message, retry_after)
+        }
     })?;
-    if state.control.app_is_revoked(claims.app) {
-        return Err(realm.refuses("the application was revoked"));
-    }
-    Ok(claims)
+    let bearer = match subject {
+        Subject::App { permissions } => Bearer::App { app, permissions },
+        Subject::User { name, scopes, groups, signed_in_at, local, id: _ } => {
+            let groups = if local { Groups::Account { signed_in_at } } else { Groups::Claimed(groups) };
+            Bearer::User { app, name, scopes, groups }
+        }
+    };
+    state.control.caller(bearer).map_err(|error| match error {
+        Error::Unauthenticated(why) => realm.refuses(&why),
+        other => other.into(),
+    })
 }
 
 /// The token of the one `Authorization` header; none when there is no header, or one of another scheme.

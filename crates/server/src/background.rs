@@ -1,6 +1,7 @@
 //! What the server does by itself, again and again, until it stops.
 
 mod actions;
+mod addresses;
 mod certificates;
 mod last_seen;
 
@@ -22,6 +23,7 @@ pub(crate) fn start(
     stop: &watch::Receiver<bool>,
 ) {
     tasks.spawn(actions::run(state.control.clone(), stop.clone()));
+    tasks.spawn(addresses::run(state.control.clone(), stop.clone()));
     tasks.spawn(last_seen::run(state.clone(), stop.clone()));
     tasks.spawn(certificates::run(state.clone(), certificate, stop.clone()));
 }

@@ -4,7 +4,7 @@
 //! hands the environment in.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,6 +57,186 @@ pub struct Config {
     pub log_level: String,
     /// The form of the log, which goes to standard error.
     pub log_format: LogFormat,
+    /// Issuers whose tokens count besides the embedded one's: `[[issuers]]` in the file.
+    pub issuers: Vec<IssuerSettings>,
+}
+
+/// An issuer (`OpenID Connect`) whose tokens count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerSettings {
+    /// Its name in tokens, to the letter. The discovery document lies below it and must repeat it. By `https`; by
+    /// `http` only at an address of this computer, such as `http://127.0.0.1:3000`.
+    pub issuer: String,
+    /// Audiences that its tokens may name, to the letter but for one slash at the end. Without it, `public_url` and
+    /// `audiences`; not the vendor's names, because a token that another issuer made for the vendor is not meant for us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audiences: Option<Vec<String>>,
+    /// How its tokens may be signed.
+    #[serde(default = "IssuerSettings::algorithms_default")]
+    pub algorithms: Vec<SigningAlgorithm>,
+    /// Whether applications may act for themselves, with the permissions that `roles_claim` names. No machine group
+    /// binds them.
+    #[serde(default)]
+    pub applications: bool,
+    /// Whether applications may act for people.
+    #[serde(default = "IssuerSettings::users_default")]
+    pub users: bool,
+    /// The claim with an application's permissions. A JSON pointer when it begins with a slash, as all three names of
+    /// claims: `/realm_access/roles`.
+    #[serde(default = "IssuerSettings::roles_claim_default")]
+    pub roles_claim: String,
+    /// The claim with a person's groups.
+    #[serde(default = "IssuerSettings::groups_claim_default")]
+    pub groups_claim: String,
+    /// What is put before each group, so that groups of two issuers are never taken for one another.
+    #[serde(default)]
+    pub groups_prefix: String,
+    /// The claim with a person's name. Without it: `upn`, `preferred_username`, or else the subject. Not `email`, which
+    /// at many issuers people choose by themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_claim: Option<String>,
+    /// Certificates, as PEM, of the authorities that its TLS is checked by, and no others. Without it, those that this
+    /// computer trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// How often its keys are fetched anew. A key that it no longer publishes counts that much longer.
+    #[serde(default = "IssuerSettings::jwks_refresh_seconds_default")]
+    pub jwks_refresh_seconds: u32,
+}
+
+/// How tokens may be signed: by a private key, and never by a secret that both sides know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SigningAlgorithm {
+    /// RSA PKCS#1 with SHA-256.
+    RS256,
+    /// RSA PKCS#1 with SHA-384.
+    RS384,
+    /// RSA PKCS#1 with SHA-512.
+    RS512,
+    /// RSA PSS with SHA-256.
+    PS256,
+    /// RSA PSS with SHA-384.
+    PS384,
+    /// RSA PSS with SHA-512.
+    PS512,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// ECDSA on P-384 with SHA-384.
+    ES384,
+    /// Ed25519.
+    EdDSA,
+}
+
+impl SigningAlgorithm {
+    /// The name in tokens and keys.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RS256 => "RS256",
+            Self::RS384 => "RS384",
+            Self::RS512 => "RS512",
+            Self::PS256 => "PS256",
+            Self::PS384 => "PS384",
+            Self::PS512 => "PS512",
+            Self::ES256 => "ES256",
+            Self::ES384 => "ES384",
+            Self::EdDSA => "EdDSA",
+        }
+    }
+}
+
+/// The most issuers.
+const ISSUERS_MAX: usize = 16;
+
+impl IssuerSettings {
+    fn algorithms_default() -> Vec<SigningAlgorithm> {
+        vec![SigningAlgorithm::RS256]
+    }
+
+    fn users_default() -> bool {
+        true
+    }
+
+    fn roles_claim_default() -> String {
+        "roles".to_owned()
+    }
+
+    fn groups_claim_default() -> String {
+        "groups".to_owned()
+    }
+
+    fn jwks_refresh_seconds_default() -> u32 {
+        3600
+    }
+
+    /// What is not possible, and why.
+    fn fault(&self, public_url: &str) -> Option<String> {
+        let Self { issuer, audiences, algorithms, .. } = self;
+        if !is_issuer_url(issuer) {
+            return Some(
+                "issuer: not of the form https://name/path, nor http:// with an address of this computer, \
+                 without user, query and fragment"
+                    .to_owned(),
+            );
+        }
+        let is_ours = |rest: &str| rest.is_empty() || rest.starts_with('/');
+        if issuer.strip_prefix(public_url).is_some_and(is_ours) {
+            return Some("issuer: this is this server itself, whose tokens count anyway".to_owned());
+        }
+        if let Some(audiences) = audiences {
+            if audiences.is_empty() || audiences.len() > 64 {
+                return Some("audiences: not between 1 and 64 entries".to_owned());
+            }
+            if let Some(audience) = audiences.iter().find(|audience| !is_short_text(audience)) {
+                return Some(format!("audiences: {audience:?} is empty, or longer than 256 bytes"));
+            }
+        }
+        let twice = |algorithm| algorithms.iter().filter(|other| *other == algorithm).count() > 1;
+        if algorithms.is_empty() || algorithms.iter().any(twice) {
+            return Some("algorithms: none is named, or one twice".to_owned());
+        }
+        if !self.applications && !self.users {
+            return Some("applications, users: both are false, so that no token would count".to_owned());
+        }
+        let claims = [("roles_claim", &self.roles_claim), ("groups_claim", &self.groups_claim)];
+        let name_claim = self.name_claim.iter().map(|claim| ("name_claim", claim));
+        for (key, claim) in claims.into_iter().chain(name_claim) {
+            if !is_short_text(claim) {
+                return Some(format!("{key}: {claim:?} is empty, or longer than 256 bytes"));
+            }
+        }
+        if self.groups_prefix.len() > 256 {
+            return Some("groups_prefix: longer than 256 bytes".to_owned());
+        }
+        if let Some(path) = self.ca_file.as_ref().filter(|path| !path.is_absolute()) {
+            return Some(format!("ca_file: {} is not an absolute path", path.display()));
+        }
+        if !(10..=3600).contains(&self.jwks_refresh_seconds) {
+            return Some(format!(
+                "jwks_refresh_seconds: {} is not between 10 and 3600",
+                self.jwks_refresh_seconds
+            ));
+        }
+        None
+    }
+}
+
+fn is_short_text(text: &str) -> bool {
+    (1..=256).contains(&text.len())
+}
+
+/// Whether a URL may name an issuer, or lead to its keys: whoever answers there decides who gets in.
+pub(crate) fn is_issuer_url(text: &str) -> bool {
+    let Ok(uri) = text.parse::<Uri>() else { return false };
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return false };
+    let host = authority.host();
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let is_here = address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    (scheme == "https" || (scheme == "http" && is_here))
+        && !authority.as_str().contains('@')
+        && !host.is_empty()
+        && text.len() <= 1024
+        && !text.contains(['#', '?', '|', '\\'])
 }
 
 /// The form of the log.
@@ -151,6 +331,7 @@ impl Default for Config {
             agent_connections_max: 20_000,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
+            issuers: Vec::new(),
         }
     }
 }
@@ -261,6 +442,20 @@ impl Config {
         }
         if let Err(error) = EnvFilter::try_new(&self.log_level) {
             return Some(("log_level", format!("{:?}: {error}", self.log_level)));
+        }
+        self.issuers_fault().map(|message| ("issuers", message))
+    }
+
+    fn issuers_fault(&self) -> Option<String> {
+        if self.issuers.len() > ISSUERS_MAX {
+            return Some(format!("more than {ISSUERS_MAX} entries"));
+        }
+        for (index, settings) in self.issuers.iter().enumerate() {
+            let twice = self.issuers.iter().take(index).any(|other| other.issuer == settings.issuer);
+            let fault = settings.fault(&self.public_url);
+            if let Some(fault) = fault.or_else(|| twice.then(|| "issuer: named twice".to_owned())) {
+                return Some(format!("entry {} ({:?}): {fault}", index + 1, settings.issuer));
+            }
         }
         None
     }
@@ -438,6 +633,71 @@ mod tests {
             for part in expected {
                 assert!(message.contains(part), "{file:?} {environment:?}: {message}");
             }
+        }
+    }
+
+    #[test]
+    fn issuers_are_lists_of_tables_in_the_file_and_in_the_environment() {
+        let file = r#"
+            [[issuers]]
+            issuer = "https://login.example/tenant/v2.0"
+
+            [[issuers]]
+            issuer = "http://127.0.0.1:3000"
+            audiences = ["api://cordon"]
+            algorithms = ["ES256", "EdDSA"]
+            applications = true
+            roles_claim = "/realm_access/roles"
+            ca_file = "/etc/cordon/issuer.pem"
+            jwks_refresh_seconds = 600
+        "#;
+        let config = load(file, &[]).unwrap();
+        let [first, second] = config.issuers.as_slice() else { panic!("{config:?}") };
+        assert_eq!((first.audiences.as_ref(), first.applications, first.users), (None, false, true));
+        assert_eq!(first.algorithms, [SigningAlgorithm::RS256]);
+        assert_eq!((first.roles_claim.as_str(), first.groups_claim.as_str()), ("roles", "groups"));
+        assert_eq!(second.algorithms, [SigningAlgorithm::ES256, SigningAlgorithm::EdDSA]);
+        assert_eq!(load(&toml::to_string(&config).unwrap(), &[]).unwrap(), config);
+
+        let variable = r#"[{issuer = "https://other.example", users = false, applications = true}]"#;
+        let config = load(file, &[("CORDON_SERVER_ISSUERS", variable)]).unwrap();
+        assert_eq!(config.issuers.len(), 1);
+        assert_eq!(config.issuers[0].issuer, "https://other.example");
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_issuer_is_named() {
+        let table = [
+            ("issuer = \"http://login.example\"", "issuers: entry 1 (\"http://login.example\"): issuer:"),
+            ("issuer = \"http://localhost:1\"", "issuer:"),
+            ("issuer = \"http://127.0.0.1.example\"", "issuer:"),
+            ("issuer = \"https://u@login.example\"", "issuer:"),
+            ("issuer = \"https://login.example?a\"", "issuer:"),
+            ("issuer = \"https://login.example#a\"", "issuer:"),
+            ("issuer = \"login.example\"", "issuer:"),
+            ("issuer = \"https://cordon.example/t/v2.0\"", "issuer: this is this server itself"),
+            ("users = true", "missing field `issuer`"),
+            ("issuer = \"https://a\"\naudiences = []", "audiences:"),
+            ("issuer = \"https://a\"\naudiences = [\"\"]", "audiences:"),
+            ("issuer = \"https://a\"\nalgorithms = []", "algorithms:"),
+            ("issuer = \"https://a\"\nalgorithms = [\"none\"]", "unknown variant `none`"),
+            ("issuer = \"https://a\"\nalgorithms = [\"HS256\"]", "unknown variant `HS256`"),
+            ("issuer = \"https://a\"\nalgorithms = [\"RS256\", \"RS256\"]", "algorithms:"),
+            ("issuer = \"https://a\"\nusers = false", "applications, users:"),
+            ("issuer = \"https://a\"\nroles_claim = \"\"", "roles_claim:"),
+            ("issuer = \"https://a\"\nname_claim = \"\"", "name_claim:"),
+            ("issuer = \"https://a\"\nca_file = \"a.pem\"", "ca_file:"),
+            ("issuer = \"https://a\"\njwks_refresh_seconds = 3601", "jwks_refresh_seconds:"),
+            ("issuer = \"https://a\"\ncolour = 1", "unknown field `colour`"),
+            (
+                "issuer = \"https://a\"\n[[issuers]]\nissuer = \"https://a\"",
+                "entry 2 (\"https://a\"): issuer: named twice",
+            ),
+        ];
+        for (entry, expected) in table {
+            let file = format!("public_url = \"https://cordon.example\"\n[[issuers]]\n{entry}");
+            let message = load(&file, &[]).unwrap_err();
+            assert!(message.contains(expected), "{entry}: {message}");
         }
     }
 

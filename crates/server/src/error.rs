@@ -13,7 +13,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use control_plane::Error;
-use domain::permission::{Permission, Requirement};
+use domain::permission::Permission;
 use uuid::Uuid;
 
 /// A reply that is not a success.
@@ -81,13 +81,14 @@ impl ApiError {
     }
 
     /// The caller lacks a permission. The first sentence is the vendor's, which clients parse.
-    pub(crate) fn forbidden(required: Requirement, held: &[Permission]) -> Self {
-        let (names, held_names) = (names(required.0), names(held));
+    fn forbidden(delegated: bool, required: &[&str], held: &[&str], only_restricts: bool) -> Self {
+        let names = if delegated { "scopes" } else { "roles" };
+        let (required, held) = (required.join(","), held.join(","));
         let mut message = format!(
-            "Missing application roles. API required roles: {names}, application roles: {held_names}."
+            "Missing application {names}. API required {names}: {required}, application {names}: {held}."
         );
-        let restrict = Permission::MachineRestrictExecution;
-        if required == Requirement::READ && held.contains(&restrict) {
+        if only_restricts {
+            let restrict = Permission::MachineRestrictExecution;
             message += &format!(" {restrict} starts and cancels actions, and does not include reading them.");
         }
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
@@ -120,6 +121,12 @@ impl ApiError {
         Self { internal: Some(internal.into()), ..error }
     }
 
+    /// The server cannot do it for a while; the log knows why.
+    pub(crate) fn unavailable_for(message: impl Into<String>, retry_after: Duration) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
+            .with_header(header::RETRY_AFTER, whole_seconds(retry_after).into())
+    }
+
     /// What the framework answered by itself, such as 405.
     pub(crate) fn from_status(status: StatusCode) -> Self {
         match status {
@@ -147,6 +154,16 @@ impl ApiError {
             response.headers_mut().insert(name, value.clone());
         }
         response
+    }
+
+    /// One of the contract's.
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// For the caller.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// What the log is to hold of it, and the caller is not to see.
@@ -181,7 +198,12 @@ impl From<Error> for ApiError {
             Error::Unauthenticated(_) => {
                 Self::unauthorized(error.to_string(), HeaderValue::from_static("Bearer"))
             }
-            Error::Forbidden { required, held } => Self::forbidden(*required, held),
+            Error::Forbidden { delegated, required, held, only_restricts } => {
+                Self::forbidden(*delegated, required, held, *only_restricts)
+            }
+            Error::MissingRight(_) => Self::new(StatusCode::FORBIDDEN, "Forbidden", sentence(&error)),
+            Error::Disallowed(_) => Self::new(StatusCode::FORBIDDEN, "DisallowedOperation", sentence(&error)),
+            Error::Disabled(_) => Self::new(StatusCode::FORBIDDEN, "DisabledFeature", sentence(&error)),
             Error::RateLimited(exceeded) => {
                 let (limit, wait) = (exceeded.limit, whole_seconds(exceeded.retry_after));
                 let message = format!(
@@ -220,8 +242,11 @@ fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-fn names(permissions: &[Permission]) -> String {
-    permissions.iter().map(|permission| permission.name()).collect::<Vec<_>>().join(",")
+/// An error's text, with a capital letter.
+fn sentence(error: &Error) -> String {
+    let text = error.to_string();
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// An error with its causes.

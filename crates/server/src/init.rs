@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use control_plane::Caller;
+use control_plane::{AppDraft, Caller};
 use domain::permission::Permission;
 use domain::time::Timestamp;
 use serde::Serialize;
@@ -102,11 +102,17 @@ pub async fn init(config: &Config, options: InitOptions) -> Result<Initialized, 
         return Err(InitError::InUse { data_dir: config.data_dir.clone(), apps: apps.len() });
     }
     let name = app_name(apps.len(), now());
-    let (app, client_secret) = parts
-        .control
-        .app_create(&operator, name, Permission::ALL.to_vec())
-        .await
-        .map_err(StartError::from)?;
+    let draft = AppDraft {
+        name,
+        permissions: Permission::ALL.to_vec(),
+        is_public: false,
+        redirect_uris: Vec::new(),
+        machine_groups: None,
+        bulk_machines_max: None,
+    };
+    let (app, client_secret) = parts.control.app_create(&operator, draft).await.map_err(StartError::from)?;
+    // An app that is not public has one.
+    let client_secret = client_secret.unwrap_or_default();
     let (_, enrollment_token) = parts
         .control
         .enrollment_token_create(&operator, TOKEN_USES, TOKEN_VALIDITY, "made by init".to_owned())

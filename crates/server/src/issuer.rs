@@ -1,9 +1,10 @@
-//! The embedded token issuer: makes bearer tokens for apps, and is the only one whose tokens count.
+//! The embedded token issuer: makes bearer tokens, and checks those that come back.
 //!
-//! Owns the claims of a token, which audiences are accepted, and every check of a token that arrives: RS256 and nothing
-//! else, by a key of its own, for its tenant, at this time. Deliberately does not know what a permission allows, nor
-//! whether an app was revoked since: that is asked of `control-plane` with each request.
+//! Owns the claims of a token, which audiences are accepted, and what its own tokens must be besides what `token` checks
+//! of all: RS256 and nothing else, by a key of its own, for its tenant. Deliberately does not know what a permission
+//! allows, nor whether an app was revoked since: that is asked of `control-plane` with each request.
 
+mod client_key;
 mod credentials;
 mod endpoints;
 mod keys;
@@ -12,19 +13,23 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use domain::app::App;
-use domain::permission::Permission;
 use domain::time::Timestamp;
 use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, Header, Validation};
-use serde::{Deserialize, Serialize};
+use jsonwebtoken::{Algorithm, Header};
+use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
+pub(crate) use client_key::read_key;
 pub(crate) use endpoints::routes;
 pub(crate) use keys::KeyFolder;
 
 use crate::attempts::Attempts;
 use crate::config::Config;
 use crate::data_dir::DataDirError;
+use crate::token::{
+    self, CLOCK_SKEW, ClaimNames, Speaker, SpeakerKind, Subject, Token, TokenFault, TokenText,
+};
 use keys::KeySet;
 
 /// The names of the vendor's API over the years: tokens for any of them count, so that clients change nothing but URLs.
@@ -36,10 +41,6 @@ const VENDOR_AUDIENCES: [&str; 4] = [
 ];
 /// How long a token is valid.
 pub(crate) const TOKEN_VALIDITY: Duration = Duration::from_secs(60 * 60);
-/// How far a clock that is set back may make tokens seem not yet valid.
-const CLOCK_SKEW: Duration = Duration::from_secs(60);
-/// The longest token that is looked at, in bytes.
-const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Failed logins a minute from one network. Not counted per app: ids are no secret, so anybody could lock an app out.
 const FAILURES_PER_NETWORK: u32 = 30;
 
@@ -63,27 +64,6 @@ pub(crate) enum Version {
     V2,
 }
 
-/// What a valid token says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Claims {
-    /// The application that it was given to.
-    pub(crate) app: Uuid,
-    /// What the application may do.
-    pub(crate) permissions: Vec<Permission>,
-}
-
-/// Why a token is refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TokenFault {
-    /// Not a token of this issuer, or not at this time; why, in words for the caller.
-    Invalid(String),
-    /// A valid token for somebody else.
-    WrongAudience {
-        /// The audiences that this server accepts.
-        accepted: Vec<String>,
-    },
-}
-
 /// A token could not be signed.
 #[derive(Debug, thiserror::Error)]
 enum SignError {
@@ -95,8 +75,8 @@ enum SignError {
     Refused(#[source] jsonwebtoken::errors::Error),
 }
 
-/// The claims of a token. What is not optional must be there.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The claims of a token that is made.
+#[derive(Debug, Clone, Serialize)]
 struct TokenClaims {
     aud: String,
     iss: String,
@@ -110,13 +90,9 @@ struct TokenClaims {
     /// The app, in tokens of version 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     azp: Option<Uuid>,
-    #[serde(default)]
     roles: Vec<String>,
-    #[serde(default)]
     oid: Option<Uuid>,
-    #[serde(default)]
     sub: String,
-    #[serde(default)]
     uti: String,
     ver: String,
 }
@@ -156,55 +132,47 @@ impl Issuer {
     ///
     /// # Errors
     /// [`TokenFault`].
-    pub(crate) fn validate(&self, token: &str, now: Timestamp) -> Result<Claims, TokenFault> {
-        let claims = self.verify(token).map_err(|why| TokenFault::Invalid(why.to_owned()))?;
-        let seconds = now.unix_seconds();
-        let invalid = |why: &str| Err(TokenFault::Invalid(why.to_owned()));
-        if ![Version::V1, Version::V2].iter().any(|version| claims.iss == self.name(*version)) {
-            return invalid("the token is from another issuer");
-        }
-        if claims.tid != self.tenant {
-            return invalid("the token is for another tenant");
-        }
-        if claims.exp <= seconds {
-            return invalid("the token has expired");
-        }
-        if claims.nbf > now.plus(CLOCK_SKEW).unix_seconds() {
-            return invalid("the token is not valid yet");
-        }
-        let Some(app) = claims.appid.or(claims.azp) else {
-            return invalid("the token names no application");
-        };
-        if !self.accepts(&claims.aud) {
-            return Err(TokenFault::WrongAudience { accepted: self.audiences.clone() });
-        }
-        let permissions = claims.roles.iter().filter_map(|role| Permission::from_name(role)).collect();
-        Ok(Claims { app, permissions })
-    }
-
-    /// The claims of a token that one of our keys signed.
-    fn verify(&self, token: &str) -> Result<TokenClaims, &'static str> {
-        const MALFORMED: &str = "this is no token of this server";
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(MALFORMED);
-        }
-        let header = jsonwebtoken::decode_header(token).or(Err(MALFORMED))?;
-        if header.alg != Algorithm::RS256 {
-            return Err("the token is not signed with RS256");
+    pub(crate) fn validate(&self, text: &TokenText<'_>, now: Timestamp) -> Result<Token, TokenFault> {
+        let invalid = |why: &str| Err(TokenFault::invalid(why));
+        if text.algorithm != "RS256" {
+            return invalid("the token is not signed with RS256");
         }
         let keys = self.keys();
-        let key = header.kid.as_deref().and_then(|kid| keys.find(kid)).ok_or("the token's key is unknown")?;
-        // Time, issuer and audience are checked by `validate`, against a clock that tests can set.
-        let mut validation = Validation::new(Algorithm::RS256);
-        validation.required_spec_claims.clear();
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        jsonwebtoken::decode::<TokenClaims>(token, key, &validation).map(|token| token.claims).map_err(
-            |error| {
-                let forged = matches!(error.kind(), jsonwebtoken::errors::ErrorKind::InvalidSignature);
-                if forged { "the token's signature is wrong" } else { MALFORMED }
+        let Some(key) = text.key_id.as_deref().and_then(|id| keys.find(id)) else {
+            return invalid("the token's key is unknown");
+        };
+        token::verify(text, key, Algorithm::RS256)?;
+        let claims = &text.claims;
+        let issuer = claims.get("iss").and_then(Value::as_str);
+        if ![Version::V1, Version::V2].iter().any(|version| issuer == Some(&self.name(*version))) {
+            return invalid("the token is from another issuer");
+        }
+        let tenant = claims.get("tid").and_then(Value::as_str);
+        if tenant.and_then(|tenant| tenant.parse().ok()) != Some(self.tenant) {
+            return invalid("the token is for another tenant");
+        }
+        if !claims.contains_key("nbf") {
+            return invalid("the token does not say from when it is valid");
+        }
+        token::check_times(claims, now)?;
+        let names = ClaimNames { roles: "roles", groups: "groups", name: None };
+        let Speaker { client, kind } = token::read_speaker(claims, names)?;
+        let Ok(app) = client.parse::<Uuid>() else {
+            return invalid("the token names no application");
+        };
+        token::check_audience(claims, &self.audiences, |audience| self.accepts(audience))?;
+        let subject = match kind {
+            SpeakerKind::App { permissions } => Subject::App { permissions },
+            SpeakerKind::User { name, id, scopes, groups, signed_in_at } => Subject::User {
+                name: name.to_owned(),
+                id: id.to_owned(),
+                scopes,
+                groups: groups.into_iter().map(str::to_owned).collect(),
+                signed_in_at,
+                local: true,
             },
-        )
+        };
+        Ok(Token { app: app.to_string(), subject })
     }
 
     /// A token for `app`.
@@ -285,8 +253,9 @@ impl Issuer {
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use domain::permission::Permission;
     use jsonwebtoken::EncodingKey;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -339,8 +308,12 @@ mod tests {
             jsonwebtoken::encode(&signed_header, &claims, &self.private_key()).unwrap()
         }
 
+        fn validate(&self, token: &str, now: Timestamp) -> Result<Token, TokenFault> {
+            self.issuer.validate(&token::read(token)?, now)
+        }
+
         fn refused(&self, token: &str) -> String {
-            match self.issuer.validate(token, NOW) {
+            match self.validate(token, NOW) {
                 Err(TokenFault::Invalid(why)) => why,
                 other => panic!("{token}: {other:?}"),
             }
@@ -365,8 +338,9 @@ mod tests {
         for audience in VENDOR_AUDIENCES.iter().copied().chain([own]) {
             for audience in [audience.to_owned(), format!("{audience}/")] {
                 for version in [Version::V1, Version::V2] {
-                    let claims = fixture.issuer.validate(&fixture.token(version, &audience), NOW).unwrap();
-                    assert_eq!(claims, Claims { app: app().id, permissions: app().permissions });
+                    let token = fixture.validate(&fixture.token(version, &audience), NOW).unwrap();
+                    let subject = Subject::App { permissions: app().permissions };
+                    assert_eq!(token, Token { app: app().id.to_string(), subject });
                 }
             }
         }
@@ -391,9 +365,9 @@ mod tests {
         let fixture = fixture();
         let token = fixture.token(Version::V1, AUDIENCE);
         let at = |seconds| Timestamp::from_unix_seconds(NOW.unix_seconds() + seconds);
-        assert!(fixture.issuer.validate(&token, at(3599)).is_ok());
+        assert!(fixture.validate(&token, at(3599)).is_ok());
         for seconds in [3600, 3601, -61] {
-            assert!(matches!(fixture.issuer.validate(&token, at(seconds)), Err(TokenFault::Invalid(_))));
+            assert!(matches!(fixture.validate(&token, at(seconds)), Err(TokenFault::Invalid(_))));
         }
         let now = NOW.unix_seconds();
         assert_eq!(fixture.refused(&fixture.changed("nbf", json!(now + 120))), "the token is not valid yet");
@@ -417,8 +391,7 @@ mod tests {
         ] {
             fixture.refused(&fixture.changed(claim, value));
         }
-        let other =
-            fixture.issuer.validate(&fixture.changed("aud", json!("https://graph.microsoft.com")), NOW);
+        let other = fixture.validate(&fixture.changed("aud", json!("https://graph.microsoft.com")), NOW);
         let Err(TokenFault::WrongAudience { accepted }) = other else { panic!("{other:?}") };
         assert!(accepted.contains(&AUDIENCE.to_owned()));
     }
@@ -426,10 +399,11 @@ mod tests {
     #[test]
     fn unknown_roles_grant_nothing() {
         let fixture = fixture();
+        let nothing = Subject::App { permissions: Vec::new() };
         let token = fixture.changed("roles", json!(["Machine.read.all", "Everything"]));
-        assert_eq!(fixture.issuer.validate(&token, NOW).unwrap().permissions, []);
+        assert_eq!(fixture.validate(&token, NOW).unwrap().subject, nothing);
         let token = fixture.changed("roles", Value::Null);
-        assert_eq!(fixture.issuer.validate(&token, NOW).unwrap().permissions, []);
+        assert_eq!(fixture.validate(&token, NOW).unwrap().subject, nothing);
     }
 
     #[test]
@@ -497,7 +471,7 @@ mod tests {
     fn what_is_no_token_is_refused() {
         let fixture = fixture();
         let token = fixture.token(Version::V1, AUDIENCE);
-        let long = "a".repeat(TOKEN_BYTES_MAX + 1);
+        let long = "a".repeat(16 * 1024 + 1);
         for text in ["", ".", "..", "...", "a.b.c", &long, token.split_at(token.len() / 2).0, "\u{0}é.é.é"]
         {
             fixture.refused(text);
@@ -518,7 +492,7 @@ mod tests {
             seen.insert(header["kid"].as_str().unwrap().to_owned());
             now = now.plus(day / 24).minus(Duration::from_secs(1));
             fixture.issuer.refresh(now).unwrap();
-            assert!(fixture.issuer.validate(&token, now).is_ok());
+            assert!(fixture.validate(&token, now).is_ok());
             let published = fixture.issuer.public_keys();
             assert!(published.find(header["kid"].as_str().unwrap()).is_some());
         }

@@ -9,6 +9,7 @@
 
 pub mod config;
 pub mod init;
+pub mod openapi;
 pub mod router;
 pub mod server;
 
@@ -19,8 +20,10 @@ mod background;
 mod certificate_authority;
 mod data_dir;
 mod error;
+mod external_issuer;
 mod issuer;
 mod query;
 mod routes;
 mod state;
 mod tls;
+mod token;

@@ -33,6 +33,8 @@ enum Command {
     CheckConfig,
     /// Replaces the keys that sign tokens: every token issued so far ends. A running server follows within a minute.
     RotateKeys,
+    /// Prints the API document (OpenAPI 3.1), as it is for no tenant. A running server serves its own at /openapi.json.
+    Openapi,
 }
 
 #[derive(Args)]
@@ -80,6 +82,7 @@ fn start() -> Result<()> {
         Command::Init(options) => initialize(&config, &options),
         Command::CheckConfig => print(&toml::to_string(&config)?),
         Command::RotateKeys => Ok(rotate_keys(&config)?),
+        Command::Openapi => print(cordon_server::openapi::committed()),
     }
 }
 

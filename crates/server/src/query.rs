@@ -10,8 +10,10 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
+use domain::time::Timestamp;
 use odata::{Query, Schema};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use store::list::Page;
 
@@ -26,6 +28,20 @@ pub(crate) fn parse(uri: &Uri, schema: &'static Schema) -> Result<Query, ApiErro
 /// The query options of a request for a number of rows: its filter, and a page without rows beside the count.
 pub(crate) fn parse_count(uri: &Uri, schema: &'static Schema) -> Result<Query, ApiError> {
     Ok(Query { filter: parse(uri, schema)?.filter, top: Some(0), count: true, ..Query::default() })
+}
+
+/// The query that a bare filter asks for, as a body holds one.
+pub(crate) fn filter(text: &str, schema: &'static Schema) -> Result<Query, ApiError> {
+    let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("$filter", text).finish();
+    Ok(odata::parse(&query, schema)?)
+}
+
+/// A point in time, in the forms of `$filter`.
+pub(crate) fn date_time(name: &str, text: &str) -> Result<Timestamp, ApiError> {
+    odata::parse_date_time(text).map(Timestamp::from_ticks).ok_or_else(|| {
+        let shown: String = text.chars().take(80).collect();
+        ApiError::invalid_input(format!("{name}: {shown:?} is no date-time such as 2026-01-31T08:00:00Z"))
+    })
 }
 
 /// The reply to a request for a number of rows: a bare integer.
@@ -78,21 +94,20 @@ impl Base {
         }
     }
 
-    /// A page of a list that is read backward by number. A full page has a link to the next.
+    /// A page of a list that is read backward by number. A full page has a link to the next, which carries the rest of
+    /// the query.
     pub(crate) fn page_before<T>(
         &self,
         uri: &Uri,
-        before: &Before,
+        top: u32,
         value: Vec<T>,
         id: impl Fn(&T) -> i64,
     ) -> Json<Collection<T>> {
-        let full = value.len() == usize::try_from(before.top).unwrap_or(usize::MAX);
+        let full = value.len() == usize::try_from(top).unwrap_or(usize::MAX);
         let next_link = value.last().filter(|_| full).map(|last| {
+            let given = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
             let mut query = form_urlencoded::Serializer::new(String::new());
-            if let Some(machine) = &before.machine_id {
-                query.append_pair("machineId", machine);
-            }
-            query.append_pair("top", &before.top.to_string());
+            query.extend_pairs(given.filter(|(name, _)| name != "before"));
             query.append_pair("before", &id(last).to_string());
             format!("{}{}?{}", self.0, uri.path(), query.finish())
         });
@@ -116,34 +131,37 @@ fn selected(entity: &impl Serialize, fields: &[&'static str]) -> Map<String, Val
     object
 }
 
-/// Which part of a list that is read backward by number: `?top=&before=`, and `machineId=` where it means something.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Before {
-    /// How many at most.
-    #[serde(default = "top_default")]
-    pub(crate) top: u32,
-    /// Only those with a lower number.
-    pub(crate) before: Option<i64>,
-    /// Only those of this machine, by id or name.
-    pub(crate) machine_id: Option<String>,
-}
-
-/// The most entries of a page that is read backward.
+/// The most entries of a page that is read backward by number.
 const TOP_MAX: u32 = 1000;
 
-fn top_default() -> u32 {
+/// How many entries a page has that is read backward by number.
+pub(crate) fn top_default() -> u32 {
     100
 }
 
-impl Before {
-    /// The part that a request asks for.
-    pub(crate) fn read(uri: &Uri) -> Result<Self, ApiError> {
-        let axum::extract::Query(before) = axum::extract::Query::<Self>::try_from_uri(uri)
-            .map_err(|rejection| ApiError::invalid_input(rejection.body_text()))?;
-        if !(1..=TOP_MAX).contains(&before.top) {
-            return Err(ApiError::invalid_input(format!("top is not between 1 and {TOP_MAX}")));
-        }
-        Ok(before)
+/// The parameters of a request whose route has its own: unknown ones are refused.
+pub(crate) fn parameters<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
+    let axum::extract::Query(parameters) = axum::extract::Query::<T>::try_from_uri(uri)
+        .map_err(|rejection| ApiError::invalid_input(rejection.body_text()))?;
+    Ok(parameters)
+}
+
+/// Checks how many entries a page is to have.
+pub(crate) fn checked_top(top: u32) -> Result<u32, ApiError> {
+    if (1..=TOP_MAX).contains(&top) {
+        Ok(top)
+    } else {
+        Err(ApiError::invalid_input(format!("top is not between 1 and {TOP_MAX}")))
     }
+}
+
+/// The points in time between which entries are asked for.
+pub(crate) fn between(
+    since: Option<&String>,
+    until: Option<&String>,
+) -> Result<(Option<Timestamp>, Option<Timestamp>), ApiError> {
+    Ok((
+        since.map(|text| date_time("since", text)).transpose()?,
+        until.map(|text| date_time("until", text)).transpose()?,
+    ))
 }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_plane::{Caller, ControlPlane, Settings};
+use control_plane::{Caller, ControlPlane};
+use domain::settings::Settings;
 use store::{Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -15,10 +16,12 @@ use crate::background;
 use crate::certificate_authority::{CertificateAuthority, IssueError};
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError};
+use crate::external_issuer::{ExternalIssuer, IssuerError};
 use crate::issuer::{Issuer, KeyFolder};
 use crate::router;
 use crate::state::{AppState, now};
 use crate::tls::{ConnectionLimits, Listener, ServerCertificate, TlsError, agents_config, public_config};
+use crate::token::Tokens;
 
 /// The folder of the issuer's keys.
 pub(crate) const ISSUER_KEYS: &str = "issuer";
@@ -54,6 +57,9 @@ pub enum StartError {
     /// A listener.
     #[error("the server cannot be reached")]
     Tls(#[from] TlsError),
+    /// An issuer whose tokens are to count.
+    #[error("the tokens of an issuer cannot be checked")]
+    ExternalIssuer(#[from] IssuerError),
     /// A bound socket does not say where.
     #[error("the bound address is unknown")]
     Address(#[source] std::io::Error),
@@ -78,8 +84,11 @@ impl Parts {
         let order_key = data.order_key()?;
         // The database is made last: from then on, no key is made again.
         let store = Store::open(&data.database())?;
-        let settings =
-            Settings { rate_limit: config.rate_limit(), action_deadline: config.action_deadline() };
+        let settings = Settings {
+            rate_limit: config.rate_limit(),
+            action_deadline: config.action_deadline(),
+            ..Settings::default()
+        };
         let hub = Arc::new(Hub::default());
         let control = ControlPlane::open(store.clone(), order_key, settings, Arc::clone(&hub) as _).await?;
         Ok(Self { data, tenant, authority, store, control, hub })
@@ -112,10 +121,13 @@ impl Server {
         let agent_address = agents.local_address().map_err(StartError::Address)?;
         config.put_ports(public_address.port(), agent_address.port());
         let issuer = Issuer::open(KeyFolder::new(data.file(ISSUER_KEYS)), tenant, &config, now())?;
+        let issuer = Arc::new(issuer);
+        let tokens = Tokens::new(Arc::clone(&issuer), ExternalIssuer::all(&config)?);
         let enrollment = Enrollment::new(authority, &control.order_keys(), &config);
         let state = AppState {
             control,
-            issuer: Arc::new(issuer),
+            issuer,
+            tokens: Arc::new(tokens),
             enrollment: Arc::new(enrollment),
             hub,
             config: Arc::new(config),
@@ -129,6 +141,9 @@ impl Server {
         let mut tasks = JoinSet::new();
         tasks.spawn(public.serve(router::public(state.clone()), stopped.clone()));
         tasks.spawn(agents.serve(agents::router(state.clone()), stopped.clone()));
+        for issuer in state.tokens.external() {
+            tasks.spawn(Arc::clone(issuer).run(stopped.clone()));
+        }
         background::start(&mut tasks, &state, certificate, &stopped);
         tracing::info!(
             %public_address,

@@ -9,14 +9,17 @@ use domain::time::Timestamp;
 use crate::agents::{Enrollment, Hub};
 use crate::config::Config;
 use crate::issuer::Issuer;
+use crate::token::Tokens;
 
 /// The parts of a running server. Cloning is cheap; all clones are the same.
 #[derive(Clone)]
 pub(crate) struct AppState {
     /// The use cases.
     pub(crate) control: ControlPlane,
-    /// Makes and checks tokens.
+    /// Makes tokens.
     pub(crate) issuer: Arc<Issuer>,
+    /// Checks tokens, of this and of other issuers.
+    pub(crate) tokens: Arc<Tokens>,
     /// Gives machines their certificates.
     pub(crate) enrollment: Arc<Enrollment>,
     /// The machines that are connected.

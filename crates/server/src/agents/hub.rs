@@ -128,6 +128,10 @@ impl Links for Hub {
         }
     }
 
+    fn is_connected(&self, machine: MachineId) -> bool {
+        self.lock().by_machine.contains_key(&machine)
+    }
+
     fn policies_changed(&self) {
         self.lock().by_machine.values().for_each(|connection| connection.raise(Signals::POLICIES));
     }

@@ -1,4 +1,4 @@
-//! Times out machine actions whose deadline has passed.
+//! Times out machine actions whose deadline has passed, and lifts restrictions whose end has come.
 
 use std::time::Duration;
 
@@ -14,20 +14,28 @@ pub(super) async fn run(control: ControlPlane, stop: watch::Receiver<bool>) {
     // A store that fails does so every second: one line at the start of the trouble is enough.
     let mut failing = false;
     while ticks.next().await {
-        match control.machine_actions_expire().await {
-            Ok(0) => failing = false,
-            Ok(count) => {
-                failing = false;
-                tracing::info!(count, "machine actions timed out");
-            }
+        match pass(&control).await {
+            Ok(()) => failing = false,
             Err(error) if !failing => {
                 failing = true;
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
-                    "overdue machine actions stay open"
+                    "overdue machine actions stay open, and restrictions do not end"
                 );
             }
             Err(_) => {}
         }
     }
+}
+
+async fn pass(control: &ControlPlane) -> control_plane::Result<()> {
+    let expired = control.machine_actions_expire().await?;
+    if expired > 0 {
+        tracing::info!(count = expired, "machine actions timed out");
+    }
+    let ended = control.machine_restrictions_end().await?;
+    if ended > 0 {
+        tracing::info!(count = ended, "restrictions have come to their end");
+    }
+    Ok(())
 }

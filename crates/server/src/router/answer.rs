@@ -53,7 +53,7 @@ pub(crate) async fn answer(request: Request, next: Next) -> Response {
             ApiError::unavailable(message, "the request took too long").into_response()
         }
     };
-    let app = response.extensions().get::<CalledBy>().map(|called_by| called_by.0);
+    let app = response.extensions().get::<CalledBy>().map(|called_by| called_by.0.clone());
     let mut response = in_envelope(response, id, &span);
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
@@ -64,7 +64,7 @@ pub(crate) async fn answer(request: Request, next: Next) -> Response {
     }
     let status = response.status().as_u16();
     let duration_ms = start.elapsed().as_secs_f64() * 1000.0;
-    let app = app.map(tracing::field::display);
+    let app = app.as_deref().map(tracing::field::display);
     tracing::info!(parent: &span, %method, route, status, duration_ms, app, "answered");
     response
 }
@@ -174,7 +174,7 @@ mod tests {
         let app = Uuid::from_u128(7);
         let handler = move || async move {
             let mut response = ApiError::fault("the disk is full").into_response();
-            response.extensions_mut().insert(CalledBy(app));
+            response.extensions_mut().insert(CalledBy(app.to_string()));
             response
         };
         let router = Router::new().route("/api/machines/{machine}", post(handler)).layer(from_fn(answer));

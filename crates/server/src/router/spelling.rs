@@ -1,6 +1,8 @@
 //! Paths as clients spell them: `/api/v1.0/...` is `/api/...`, fixed segments match without regard to case, and a slash
 //! at the end does not count. Ids, names and the query stay as they are.
 
+use std::borrow::Cow;
+
 use axum::http::Uri;
 use axum::http::uri::PathAndQuery;
 
@@ -27,14 +29,39 @@ fn canonical_uri(uri: &Uri) -> Option<Uri> {
 
 fn canonical_path(path: &str) -> Option<String> {
     let path = path.strip_prefix('/')?;
-    let given: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
+    let path = without_call(path.strip_suffix('/').unwrap_or(path));
+    let given: Vec<&str> = path.split('/').collect();
     let (api, rest) = given.split_first()?;
     let rest = match rest.split_first() {
         Some((version, rest)) if version.eq_ignore_ascii_case("v1.0") => rest,
         _ => rest,
     };
     let given: Vec<&str> = std::iter::once(api).chain(rest).copied().collect();
-    ROUTES.iter().find_map(|route| spelled(route.path, &given))
+    ROUTES.iter().find_map(|route| spelled(&without_call(route.path), &given))
+}
+
+/// The path with an OData function call at its end as plain segments, in the order of the parameters' names:
+/// `findbyip(ip='10.0.0.5',timestamp=..)` is `findbyip/10.0.0.5/..`. The router knows no other parameters.
+pub(super) fn without_call(path: &str) -> Cow<'_, str> {
+    const PARAMETERS_MAX: usize = 8;
+    let plain = Cow::Borrowed(path);
+    // Many clients encode the quotes.
+    let decoded = path.replace("%27", "'").replace("%2C", ",").replace("%2c", ",").replace("%3D", "=");
+    let decoded = decoded.replace("%3d", "=").replace("%28", "(").replace("%29", ")");
+    let Some((name, parameters)) = decoded.strip_suffix(')').and_then(|path| path.split_once('(')) else {
+        return plain;
+    };
+    let mut parameters: Vec<_> = parameters
+        .split(',')
+        .take(PARAMETERS_MAX + 1)
+        .filter_map(|parameter| parameter.split_once('='))
+        .collect();
+    if parameters.is_empty() || parameters.len() > PARAMETERS_MAX {
+        return plain;
+    }
+    parameters.sort_by_key(|(name, _)| name.trim().to_ascii_lowercase());
+    let values = parameters.iter().map(|(_, value)| format!("/{}", value.trim().trim_matches('\'')));
+    Cow::Owned(std::iter::once(name.to_owned()).chain(values).collect())
 }
 
 /// The given segments, the fixed ones as the template spells them; none when it does not match.
@@ -75,6 +102,15 @@ mod tests {
             ("/api/machines/%24count", Some("/api/machines/$count")),
             ("/api/machines/$COUNT", Some("/api/machines/$count")),
             ("/api/Cordon/V1/executionevents", Some("/api/cordon/v1/executionEvents")),
+            (
+                "/api/machines/FindByIp(ip='10.0.0.5',timestamp=2026-11-23T11:38:59Z)",
+                Some("/api/machines/findbyip/10.0.0.5/2026-11-23T11:38:59Z"),
+            ),
+            (
+                "/api/machines/findbyip(timestamp=2026-11-23T11:38:59Z,ip=%27::1%27)",
+                Some("/api/machines/findbyip/::1/2026-11-23T11:38:59Z"),
+            ),
+            ("/api/machines/findbyip()", Some("/api/machines/findbyip()")),
             ("/api/machines//restrictCodeExecution", None),
             ("/api//machines", None),
             ("/api/machines//", None),
@@ -93,11 +129,11 @@ mod tests {
 
     #[test]
     fn every_route_is_its_own_canonical_path() {
-        for route in ROUTES {
-            assert_eq!(canonical_path(route.path).as_deref(), Some(route.path));
+        for route in ROUTES.iter() {
+            let plain = without_call(route.path);
+            assert_eq!(canonical_path(route.path).as_deref(), Some(&*plain));
             let shouted = format!("{}/", route.path.to_uppercase().replace("/API", "/API/v1.0"));
-            let parameters_shouted: String = route
-                .path
+            let parameters_shouted: String = plain
                 .split('/')
                 .map(|part| if part.starts_with('{') { part.to_uppercase() } else { part.to_owned() })
                 .collect::<Vec<_>>()

@@ -1,6 +1,6 @@
 //! Machine actions: listed, fetched, cancelled, and proved by their receipts.
 
-use api_types::machine_action::{ActionRequest, MachineAction, Receipt, SET};
+use api_types::machine_action::{CancelRequest, MachineAction, Receipt, SET};
 use axum::Json;
 use axum::extract::{Extension, Path, State};
 use axum::http::Uri;
@@ -13,10 +13,15 @@ use domain::machine_action::MachineActionId;
 use odata::{Comparison, Filter, Query, Subject, Test, Value};
 use store::list::MACHINE_ACTIONS;
 
-use super::body::Body;
+use super::body::{Body, RequestBody};
 use crate::error::ApiError;
 use crate::query::{self, Base};
 use crate::state::AppState;
+
+impl RequestBody for CancelRequest {
+    const KEYS: &'static [&'static str] = &Self::KEYS;
+    const REQUIRED: &'static [&'static str] = &Self::KEYS;
+}
 
 pub(crate) async fn list(
     State(state): State<AppState>,
@@ -79,7 +84,7 @@ pub(crate) async fn cancel(
     Extension(caller): Extension<Caller>,
     base: Base,
     Path(id): Path<String>,
-    Body(body): Body<ActionRequest>,
+    Body(body): Body<CancelRequest>,
 ) -> Result<impl IntoResponse, ApiError> {
     let comment = body.comment.unwrap_or_default();
     let action = state.control.machine_action_cancel(&caller, action_id(&id)?, comment).await?;

@@ -14,8 +14,10 @@ mod app;
 mod audit_entry;
 mod enrollment_token;
 mod execution_event;
+mod external_issuer;
 mod policy;
 mod token;
+mod token_attack;
 
 mod body;
 mod connection;

@@ -16,6 +16,7 @@ use store::machine::{
     machine_connected, machine_enroll, machine_fetch, machine_ids_by_name, machine_ips_forget,
     machine_reported, machine_tag_add, machine_tag_remove, machines_by_ip, machines_seen,
 };
+use store::machine_group::machine_group_list;
 
 use crate::caller::shown;
 use crate::machine_group::machine_regroup;
@@ -106,7 +107,6 @@ impl ControlPlane {
         if !(1..=TAG_CHARS_MAX).contains(&tag.chars().count()) || tag.chars().any(char::is_control) {
             return Err(Error::InvalidInput(format!("a tag has 1 to {TAG_CHARS_MAX} printable characters")));
         }
-        let control = self.clone();
         let (actor, target, access) = (caller.name().to_owned(), target.to_owned(), caller.machines.clone());
         self.0
             .store
@@ -126,16 +126,9 @@ impl ControlPlane {
                     return Ok(machine);
                 }
                 audit::record(tx, now(), &actor, operation, machine.id, format!("{tag:?}"))?;
-                control.regrouped(tx, machine.id)
+                regrouped(tx, machine.id)
             })
             .await
-    }
-
-    /// The machine once it is in its group.
-    fn regrouped(&self, tx: &Tx<'_>, id: MachineId) -> Result<Machine> {
-        let machine = known(tx, id)?;
-        let access = self.0.access.snapshot();
-        if machine_regroup(tx, &access.machine_groups, &machine)? { known(tx, id) } else { Ok(machine) }
     }
 
     /// Forgets which machine had which address long ago.
@@ -157,7 +150,6 @@ impl ControlPlane {
     ) -> Result<u64> {
         let digest = secret::digest(token_secret);
         let name = clean_name(name);
-        let control = self.clone();
         self.0
             .store
             .write(move |tx| {
@@ -177,7 +169,7 @@ impl ControlPlane {
                 let detail = format!("name {name:?}, incarnation {incarnation}, from {remote}");
                 let actor = format!("enrollment-token {}", token.id);
                 audit::record(tx, at, &actor, "machine_enroll", machine, detail)?;
-                control.regrouped(tx, machine)?;
+                regrouped(tx, machine)?;
                 Ok(incarnation)
             })
             .await
@@ -196,14 +188,13 @@ impl ControlPlane {
         remote: IpAddr,
     ) -> Result<()> {
         system.computer_dns_name = clean_name(&system.computer_dns_name);
-        let control = self.clone();
         self.0
             .store
             .write(move |tx| {
                 let machine = known(tx, id)?;
                 machine_connected(tx, id, &system, &capabilities, remote, now())?;
                 report(tx, &machine, reported)?;
-                control.regrouped(tx, id).map(drop)
+                regrouped(tx, id).map(drop)
             })
             .await
     }
@@ -253,6 +244,12 @@ pub(crate) fn resolve(tx: &Tx<'_>, target: &str, access: &MachineAccess) -> Resu
 /// The machine behind a connection.
 pub(crate) fn known(tx: &Tx<'_>, id: MachineId) -> Result<Machine> {
     machine_fetch(tx, id)?.ok_or_else(|| Error::NotFound { entity: "Machine", id: id.to_string() })
+}
+
+/// The machine once it is in its group, by the rules as this transaction sees them.
+fn regrouped(tx: &Tx<'_>, id: MachineId) -> Result<Machine> {
+    let machine = known(tx, id)?;
+    if machine_regroup(tx, &machine_group_list(tx)?, &machine)? { known(tx, id) } else { Ok(machine) }
 }
 
 /// Writes a report that says something else than the last.

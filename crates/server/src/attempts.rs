@@ -1,7 +1,8 @@
 //! Failed attempts to prove who one is, counted, so that guessing is slow. Nothing but failures counts.
 //!
-//! Secrets have 256 random bits and are out of reach of guessing: what this protects are the log and the processor. So
-//! the count is simple (windows of one minute, forgotten at its end), and bounded in memory: when there are too many
+//! Secrets have 256 random bits and are out of reach of guessing: for them, this protects the log and the processor.
+//! Passwords and the codes that people type can be guessed: the store locks accounts, and this makes it slow. The count
+//! is simple (windows of one minute, forgotten at its end), and bounded in memory: when there are too many
 //! different callers within one minute, the further ones are not counted.
 
 use std::collections::HashMap;
@@ -55,6 +56,26 @@ impl<K: Eq + Hash> Attempts<K> {
         Ok(())
     }
 
+    /// Counts an attempt of `key` as a failure before it is known to be one, so that attempts at the same time do not
+    /// get past the count. Whoever succeeds takes it back.
+    ///
+    /// # Errors
+    /// [`TooMany`]; nothing is counted then.
+    pub(crate) fn begin(&self, key: K, now: Timestamp) -> Result<(), TooMany> {
+        self.check(&key, now)?;
+        self.fail(key, now);
+        Ok(())
+    }
+
+    /// Takes back what [`Attempts::begin`] counted.
+    pub(crate) fn take_back(&self, key: &K, now: Timestamp) {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        window.turn(now);
+        if let Some(failures) = window.failures.get_mut(key) {
+            *failures = failures.saturating_sub(1);
+        }
+    }
+
     /// Counts a failure of `key`.
     pub(crate) fn fail(&self, key: K, now: Timestamp) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,6 +127,18 @@ mod tests {
         assert_eq!(refused.retry_after, Duration::from_secs(40));
         attempts.check(&"b", at(20)).unwrap();
         attempts.check(&"a", at(60)).unwrap();
+    }
+
+    #[test]
+    fn attempts_at_the_same_time_count_until_they_succeed() {
+        let attempts = Attempts::new(2);
+        attempts.begin("a", at(0)).unwrap();
+        attempts.begin("a", at(0)).unwrap();
+        attempts.begin("a", at(0)).unwrap_err();
+        attempts.take_back(&"a", at(1));
+        attempts.begin("a", at(1)).unwrap();
+        attempts.begin("a", at(1)).unwrap_err();
+        attempts.take_back(&"b", at(1));
     }
 
     #[test]

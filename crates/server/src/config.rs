@@ -57,6 +57,9 @@ pub struct Config {
     pub log_level: String,
     /// The form of the log, which goes to standard error.
     pub log_format: LogFormat,
+    /// Whether apps may hand in people's passwords themselves (`grant_type=password`), as some old samples do. People
+    /// then type their password into the app.
+    pub password_grant: bool,
     /// Issuers whose tokens count besides the embedded one's: `[[issuers]]` in the file.
     pub issuers: Vec<IssuerSettings>,
 }
@@ -331,6 +334,7 @@ impl Default for Config {
             agent_connections_max: 20_000,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
+            password_grant: false,
             issuers: Vec::new(),
         }
     }

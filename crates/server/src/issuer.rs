@@ -4,19 +4,29 @@
 //! of all: RS256 and nothing else, by a key of its own, for its tenant. Deliberately does not know what a permission
 //! allows, nor whether an app was revoked since: that is asked of `control-plane` with each request.
 
+mod endpoints;
+
+mod authorize;
+mod device;
+mod grant;
+
+mod assertion;
+mod client;
 mod client_key;
 mod credentials;
-mod endpoints;
 mod keys;
+mod page;
+mod refused;
+mod scope;
+mod sign_in;
+mod signing;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use domain::app::App;
 use domain::time::Timestamp;
+use jsonwebtoken::Algorithm;
 use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, Header};
-use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -43,6 +53,10 @@ const VENDOR_AUDIENCES: [&str; 4] = [
 pub(crate) const TOKEN_VALIDITY: Duration = Duration::from_secs(60 * 60);
 /// Failed logins a minute from one network. Not counted per app: ids are no secret, so anybody could lock an app out.
 const FAILURES_PER_NETWORK: u32 = 30;
+/// Wrong passwords a minute for one account, whether it exists or not. The store locks it besides.
+const FAILURES_PER_ACCOUNT: u32 = 10;
+/// Devices a minute that begin to wait for a person, from one network.
+const DEVICE_CODES_PER_NETWORK: u32 = 30;
 
 /// Makes and checks tokens.
 pub(crate) struct Issuer {
@@ -53,6 +67,8 @@ pub(crate) struct Issuer {
     folder: KeyFolder,
     keys: RwLock<Arc<KeySet>>,
     failures_by_network: Attempts<std::net::IpAddr>,
+    failures_by_account: Attempts<String>,
+    device_codes_by_network: Attempts<std::net::IpAddr>,
 }
 
 /// The two forms of tokens and token replies.
@@ -62,39 +78,6 @@ pub(crate) enum Version {
     V1,
     /// `/{tenant}/oauth2/v2.0/token`
     V2,
-}
-
-/// A token could not be signed.
-#[derive(Debug, thiserror::Error)]
-enum SignError {
-    /// There is no key: the folder of keys was emptied.
-    #[error("there is no key to sign with")]
-    NoKey,
-    /// The library refuses.
-    #[error("cannot sign a token")]
-    Refused(#[source] jsonwebtoken::errors::Error),
-}
-
-/// The claims of a token that is made.
-#[derive(Debug, Clone, Serialize)]
-struct TokenClaims {
-    aud: String,
-    iss: String,
-    iat: i64,
-    nbf: i64,
-    exp: i64,
-    tid: Uuid,
-    /// The app, in tokens of version 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    appid: Option<Uuid>,
-    /// The app, in tokens of version 2.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    azp: Option<Uuid>,
-    roles: Vec<String>,
-    oid: Option<Uuid>,
-    sub: String,
-    uti: String,
-    ver: String,
 }
 
 impl Issuer {
@@ -120,6 +103,8 @@ impl Issuer {
             folder,
             keys: RwLock::new(Arc::new(keys)),
             failures_by_network: Attempts::new(FAILURES_PER_NETWORK),
+            failures_by_account: Attempts::new(FAILURES_PER_ACCOUNT),
+            device_codes_by_network: Attempts::new(DEVICE_CODES_PER_NETWORK),
         })
     }
 
@@ -173,44 +158,6 @@ impl Issuer {
             },
         };
         Ok(Token { app: app.to_string(), subject })
-    }
-
-    /// A token for `app`.
-    ///
-    /// # Errors
-    /// [`SignError`].
-    fn sign(
-        &self,
-        version: Version,
-        app: &App,
-        audience: String,
-        now: Timestamp,
-    ) -> Result<String, SignError> {
-        let issued = now.unix_seconds();
-        let (appid, azp, ver) = match version {
-            Version::V1 => (Some(app.id), None, "1.0"),
-            Version::V2 => (None, Some(app.id), "2.0"),
-        };
-        let claims = TokenClaims {
-            aud: audience,
-            iss: self.name(version),
-            iat: issued,
-            nbf: issued,
-            exp: now.plus(TOKEN_VALIDITY).unix_seconds(),
-            tid: self.tenant,
-            appid,
-            azp,
-            roles: app.permissions.iter().map(|permission| permission.name().to_owned()).collect(),
-            oid: Some(app.id),
-            sub: app.id.to_string(),
-            uti: Uuid::new_v4().simple().to_string(),
-            ver: ver.to_owned(),
-        };
-        let keys = self.keys();
-        let key = keys.signing(now).ok_or(SignError::NoKey)?;
-        let mut header = Header::new(Algorithm::RS256);
-        header.kid = Some(key.id.clone());
-        jsonwebtoken::encode(&header, &claims, &key.private).map_err(SignError::Refused)
     }
 
     /// The public keys, for whoever checks our tokens.
@@ -280,6 +227,10 @@ mod tests {
             id: Uuid::from_u128(9),
             name: "connector".to_owned(),
             permissions: vec![Permission::MachineReadAll, Permission::MachineRestrictExecution],
+            is_public: false,
+            redirect_uris: Vec::new(),
+            machine_groups: None,
+            bulk_machines_max: None,
             created_at: NOW,
             revoked_at: None,
         }

@@ -21,7 +21,6 @@ use axum::routing::get;
 use domain::permission::Permission;
 use odata::{Schema, TOP_MAX, Type};
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use crate::router::{Options, ROUTES, Route};
 use crate::state::AppState;
@@ -159,6 +158,17 @@ const PATH_PARAMETERS: &[(&str, &str, &str, &str)] = &[
     ("action", "uuid", "b7a2f0de-31c4-4a77-9a0e-5d2f6c1e8843", "The machine action's id"),
     ("app", "uuid", "0d0c7b1e-9f55-4c0b-8f0e-2f7a6a1b3c4d", "The application's id"),
     ("token", "uuid", "5f0e2a51-7a55-4f0c-9a3b-2a0d2b6f1c11", "The enrollment token's id"),
+    (
+        "thumbprint",
+        "",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "The key's thumbprint",
+    ),
+    ("user", "", "ann@example.com", "The person's user name"),
+    ("role", "", "responders", "The role's name"),
+    ("machineGroup", "", "Finance", "The machine group's name"),
+    ("ip", "", "10.0.0.5", "An address of the machine"),
+    ("timestamp", "date-time", "2026-11-23T11:38:59Z", "When the machine had it"),
     ("policy", "", "default", "The policy's name"),
 ];
 
@@ -499,6 +509,6 @@ mod tests {
 
     #[test]
     fn the_tenant_stands_only_where_it_is_replaced() {
-        assert_eq!(TENANT.parse(), Ok(Uuid::nil()));
+        assert_eq!(TENANT.parse(), Ok(uuid::Uuid::nil()));
     }
 }

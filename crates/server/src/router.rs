@@ -148,6 +148,7 @@ pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         get("/api/cordon/v1/executionEvents", Requirement::READ, execution_event::list)
             .summary("List what machines refused to run, latest first")
             .query::<EventQuery>()
+            .refuses(["ResourceNotFound"])
             .answers::<Collection<ExecutionEvent>>(200),
         get("/api/cordon/v1/auditEntries", Requirement::ADMINISTER, audit_entry::list)
             .summary("List who did what, latest first")

@@ -11,8 +11,16 @@ use crate::command;
 pub(crate) struct Package {
     /// Its name.
     name: &'static str,
-    /// A file that it installs.
+    /// A file that it installs; a bare name for a program anywhere on the `PATH`.
     file: &'static str,
+}
+
+impl Package {
+    fn is_installed(&self) -> bool {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // An absolute name replaces the folder.
+        std::env::split_paths(&path).any(|folder| folder.join(self.file).exists())
+    }
 }
 
 /// What the demo runs.
@@ -24,18 +32,22 @@ pub(crate) const DEMO: &[Package] = &[
 ];
 
 /// What the tests run besides.
-pub(crate) const TEST: &[Package] = &[Package { name: "openssl", file: "/usr/bin/openssl" }];
+pub(crate) const TEST: &[Package] = &[
+    // They run the `OpenID` provider that the server is tested against.
+    Package { name: "nodejs", file: "node" },
+    Package { name: "npm", file: "npm" },
+    Package { name: "openssl", file: "/usr/bin/openssl" },
+    Package { name: "python3", file: "/usr/bin/python3" },
+    Package { name: "python3-venv", file: "/usr/share/doc/python3-venv" },
+];
 
 /// The peer that `bench exec` is measured beside.
 const FAPOLICYD: &[Package] = &[Package { name: "fapolicyd", file: "/usr/sbin/fapolicyd" }];
 
 /// Makes sure that we are root and that the packages are there.
 pub(crate) fn require(packages: &[Package]) -> Result<()> {
-    let missing: Vec<_> = packages
-        .iter()
-        .filter(|package| !Path::new(package.file).exists())
-        .map(|package| package.name)
-        .collect();
+    let missing: Vec<_> =
+        packages.iter().filter(|package| !package.is_installed()).map(|package| package.name).collect();
     if !nix::unistd::geteuid().is_root() {
         let install = if missing.is_empty() {
             String::new()

@@ -62,6 +62,36 @@ pub(crate) fn read_key(pem: &str, comment: String) -> Result<KeyDraft, String> {
     }
 }
 
+/// What a key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyKind {
+    Rsa,
+    P256,
+    P384,
+}
+
+/// The kind of a public key, PEM.
+pub(super) fn key_kind(pem: &str) -> Option<KeyKind> {
+    let block = Pem::iter_from_buffer(pem.as_bytes()).next().and_then(Result::ok)?;
+    let (_, key) = SubjectPublicKeyInfo::from_der(&block.contents).ok()?;
+    kind_of(&key)
+}
+
+fn kind_of(key: &SubjectPublicKeyInfo<'_>) -> Option<KeyKind> {
+    match key.parsed() {
+        Ok(PublicKey::RSA(_)) => Some(KeyKind::Rsa),
+        Ok(PublicKey::EC(_)) => {
+            // Other curves have as many bits.
+            match key.algorithm.parameters.as_ref()?.as_oid().ok()?.to_id_string().as_str() {
+                "1.2.840.10045.3.1.7" => Some(KeyKind::P256),
+                "1.3.132.0.34" => Some(KeyKind::P384),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
 fn draft(key: &SubjectPublicKeyInfo<'_>, comment: String) -> Result<KeyDraft, String> {
     match key.parsed() {
         Ok(PublicKey::RSA(rsa)) if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&rsa.key_size()) => {
@@ -70,8 +100,7 @@ fn draft(key: &SubjectPublicKeyInfo<'_>, comment: String) -> Result<KeyDraft, St
                 rsa.key_size()
             ));
         }
-        Ok(PublicKey::RSA(_)) => {}
-        Ok(PublicKey::EC(point)) if matches!(point.key_size(), 256 | 384) => {}
+        _ if kind_of(key).is_some() => {}
         _ => return Err("the key is not RSA, P-256 or P-384".to_owned()),
     }
     let encoded = STANDARD.encode(key.raw);

@@ -3,10 +3,14 @@
 //! Lenient where existing clients are odd (no `Content-Type`, unknown fields, a form with GET), strict where two
 //! readings are possible.
 
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
+
+use super::refused::Refused;
 
 /// The fields that count. Everything else in the form is ignored.
 #[derive(Default)]
@@ -14,11 +18,24 @@ pub(super) struct TokenRequest {
     pub(super) grant_type: Option<String>,
     pub(super) client_id: Option<String>,
     pub(super) client_secret: Option<Zeroizing<String>>,
+    pub(super) client_assertion_type: Option<String>,
     pub(super) client_assertion: Option<String>,
     /// What a token of version 1 is for.
     pub(super) resource: Option<String>,
     /// What a token of version 2 is for.
     pub(super) scope: Option<String>,
+    /// An authorization code.
+    pub(super) code: Option<Zeroizing<String>>,
+    /// What the code's challenge was made of.
+    pub(super) code_verifier: Option<Zeroizing<String>>,
+    /// Where the code was sent.
+    pub(super) redirect_uri: Option<String>,
+    pub(super) refresh_token: Option<Zeroizing<String>>,
+    pub(super) device_code: Option<Zeroizing<String>>,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<Zeroizing<String>>,
+    /// `1` from the vendor's client libraries, which want to know whose tokens they are.
+    pub(super) client_info: Option<String>,
     /// The credentials came by HTTP Basic.
     pub(super) by_header: bool,
 }
@@ -28,21 +45,36 @@ pub(super) struct TokenRequest {
 pub(super) struct Unreadable(pub(super) String);
 
 impl TokenRequest {
+    /// Reads a form as it arrived, or did not.
+    pub(super) fn of(headers: &HeaderMap, form: Result<Bytes, BytesRejection>) -> Result<Self, Refused> {
+        let form = form.map_err(|rejection| {
+            Refused::new(rejection.status(), "invalid_request", 90_016, rejection.body_text())
+        })?;
+        Self::read(headers, &form).map_err(|unreadable| Refused::request(90_016, unreadable.0))
+    }
+
     /// Reads the form, whatever its content type says, and the header.
     pub(super) fn read(headers: &HeaderMap, form: &[u8]) -> Result<Self, Unreadable> {
         let mut request = Self::default();
         for (name, value) in form_urlencoded::parse(form) {
-            let taken = match &*name {
-                "grant_type" => set(&mut request.grant_type, value.into_owned()),
-                "client_id" => set(&mut request.client_id, value.into_owned()),
-                "client_secret" => set(&mut request.client_secret, Zeroizing::new(value.into_owned())),
-                "client_assertion" => set(&mut request.client_assertion, value.into_owned()),
-                "resource" => set(&mut request.resource, value.into_owned()),
-                "scope" => set(&mut request.scope, value.into_owned()),
-                _ => true,
-            };
-            if !taken {
-                return Err(Unreadable(format!("The form has more than one '{name}'.")));
+            let value = value.into_owned();
+            match &*name {
+                "grant_type" => once(&mut request.grant_type, &name, value)?,
+                "client_id" => once(&mut request.client_id, &name, value)?,
+                "client_secret" => once(&mut request.client_secret, &name, Zeroizing::new(value))?,
+                "client_assertion_type" => once(&mut request.client_assertion_type, &name, value)?,
+                "client_assertion" => once(&mut request.client_assertion, &name, value)?,
+                "resource" => once(&mut request.resource, &name, value)?,
+                "scope" => once(&mut request.scope, &name, value)?,
+                "code" => once(&mut request.code, &name, Zeroizing::new(value))?,
+                "code_verifier" => once(&mut request.code_verifier, &name, Zeroizing::new(value))?,
+                "redirect_uri" => once(&mut request.redirect_uri, &name, value)?,
+                "refresh_token" => once(&mut request.refresh_token, &name, Zeroizing::new(value))?,
+                "device_code" => once(&mut request.device_code, &name, Zeroizing::new(value))?,
+                "username" => once(&mut request.username, &name, value)?,
+                "password" => once(&mut request.password, &name, Zeroizing::new(value))?,
+                "client_info" => once(&mut request.client_info, &name, value)?,
+                _ => {}
             }
         }
         if let Some(value) = headers.get(header::AUTHORIZATION) {
@@ -77,11 +109,12 @@ impl TokenRequest {
     }
 }
 
-/// Sets a field once.
-fn set<T>(field: &mut Option<T>, value: T) -> bool {
-    let free = field.is_none();
-    *field = Some(value);
-    free
+/// Sets a field that may be there once.
+pub(super) fn once<T>(field: &mut Option<T>, name: &str, value: T) -> Result<(), Unreadable> {
+    if field.replace(value).is_some() {
+        return Err(Unreadable(format!("The request has more than one '{name}'.")));
+    }
+    Ok(())
 }
 
 fn form_decoded(text: &str) -> String {

@@ -148,7 +148,8 @@ impl Form {
 
     /// The fields for name and password.
     pub(super) fn credentials(self, name: &str) -> Self {
-        const NAME: &str = "autocomplete=\"username\" autocapitalize=\"none\" spellcheck=\"false\" maxlength=\"128\"";
+        const NAME: &str =
+            "autocomplete=\"username\" autocapitalize=\"none\" spellcheck=\"false\" maxlength=\"128\"";
         const PASSWORD: &str = "type=\"password\" autocomplete=\"current-password\" maxlength=\"1024\"";
         self.field("username", "Name", name, NAME).field("password", "Password", "", PASSWORD)
     }
@@ -160,6 +161,12 @@ impl Form {
             escaped(decision),
             escaped(label)
         ));
+        self
+    }
+
+    /// A button that sends nothing of its own.
+    pub(super) fn plain_submit(mut self, label: &str) -> Self {
+        self.push(format_args!("<button class=\"main\">{}</button>", escaped(label)));
         self
     }
 
@@ -244,13 +251,22 @@ mod tests {
         let response = page.form(form).response(StatusCode::OK);
         let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
         assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
-        assert!(policy.contains("form-action 'self' https://app.example; frame-ancestors 'none'"), "{policy}");
+        assert!(
+            policy.contains("form-action 'self' https://app.example; frame-ancestors 'none'"),
+            "{policy}"
+        );
         let body = axum::body::to_bytes(response.into_body(), 100_000).await.unwrap();
         let html = String::from_utf8(body.to_vec()).unwrap();
-        for part in
-            ["lang=\"en\"", "<title>T&lt;itle - Cordon</title>", "a&lt;b", "c&amp;d", "action=\"?a=&quot;b&quot;\"",
-             "<label for=\"password\">", "autocomplete=\"current-password\"", "value=\"&#39;\""]
-        {
+        for part in [
+            "lang=\"en\"",
+            "<title>T&lt;itle - Cordon</title>",
+            "a&lt;b",
+            "c&amp;d",
+            "action=\"?a=&quot;b&quot;\"",
+            "<label for=\"password\">",
+            "autocomplete=\"current-password\"",
+            "value=\"&#39;\"",
+        ] {
             assert!(html.contains(part), "{part}: {html}");
         }
         assert!(!html.contains("<script") && !html.contains("style=\""), "{html}");

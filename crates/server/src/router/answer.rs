@@ -69,13 +69,13 @@ pub(crate) async fn answer(request: Request, next: Next) -> Response {
     response
 }
 
-/// Writes the envelope of an error, of ours or of the framework. An error that has a JSON body already, as those of the
-/// token issuer, stays.
+/// Writes the envelope of an error, of ours or of the framework. An error that has a JSON body or a page
+/// already, as those of the token issuer, stays.
 fn in_envelope(mut response: Response, id: Uuid, span: &tracing::Span) -> Response {
     let status = response.status();
     let error = match response.extensions_mut().remove::<ApiError>() {
         Some(error) => error,
-        None if (status.is_client_error() || status.is_server_error()) && !is_json(&response) => {
+        None if (status.is_client_error() || status.is_server_error()) && !is_written(&response) => {
             ApiError::from_status(status)
         }
         None => return response,
@@ -90,9 +90,9 @@ fn in_envelope(mut response: Response, id: Uuid, span: &tracing::Span) -> Respon
     enveloped
 }
 
-fn is_json(response: &Response) -> bool {
+fn is_written(response: &Response) -> bool {
     let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    content_type.is_some_and(|value| value.starts_with("application/json"))
+    content_type.is_some_and(|value| value.starts_with("application/json") || value.starts_with("text/html"))
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub(crate) struct TokenText<'a> {
     pub(crate) algorithm: String,
     /// The key that it says it is signed with.
     pub(crate) key_id: Option<String>,
+    /// The other members of its header. None of them is to be believed: they may name one of several known keys.
+    pub(crate) header: Map<String, Value>,
     /// The bytes that are signed: header, dot, claims, encoded as they arrived.
     pub(crate) signed: &'a str,
     /// The signature, encoded as it arrived; known to be canonical base64url.
@@ -67,7 +69,7 @@ pub(crate) fn read_token(text: &str) -> Result<TokenText<'_>, Unreadable> {
         Some(_) => return Err(Unreadable("the id of its key is no text, or too long")),
     };
     let claims = read_object(&claims, DEPTH_MAX).ok_or_else(malformed)?;
-    Ok(TokenText { algorithm, key_id, signed, signature, claims })
+    Ok(TokenText { algorithm, key_id, header, signed, signature, claims })
 }
 
 /// Refuses what changes the meaning of a token. Members that offer a key (`jwk`, `jku`, `x5c`, `x5u`) are not looked at.

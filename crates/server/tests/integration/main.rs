@@ -22,5 +22,6 @@ mod token_attack;
 mod body;
 mod connection;
 mod list;
+mod openapi;
 mod rate_limit;
 mod restart;

@@ -19,6 +19,22 @@ pub struct TokenV2 {
     /// The JWT.
     #[schema(examples("eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.e30.c2ln"))]
     pub access_token: String,
+    /// What a person granted, separated by spaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("https://api.securitycenter.microsoft.com/Machine.Read offline_access"))]
+    pub scope: Option<String>,
+    /// Renews what a person granted, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("cordon-refresh-0a1b.2c3d"))]
+    pub refresh_token: Option<String>,
+    /// Who signed in: a JWT for the application itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.e30.c2ln"))]
+    pub id_token: Option<String>,
+    /// The person's id and the tenant's, for the vendor's client libraries: base64url of JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("e30"))]
+    pub client_info: Option<String>,
 }
 
 /// Reply of `/{tenant}/oauth2/token`: numbers are strings.
@@ -45,6 +61,22 @@ pub struct TokenV1 {
     /// The JWT.
     #[schema(examples("eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.e30.c2ln"))]
     pub access_token: String,
+    /// What a person granted, separated by spaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("https://api.securitycenter.microsoft.com/Machine.Read offline_access"))]
+    pub scope: Option<String>,
+    /// Renews what a person granted, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("cordon-refresh-0a1b.2c3d"))]
+    pub refresh_token: Option<String>,
+    /// Who signed in: a JWT for the application itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.e30.c2ln"))]
+    pub id_token: Option<String>,
+    /// The person's id and the tenant's, for the vendor's client libraries: base64url of JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("e30"))]
+    pub client_info: Option<String>,
 }
 
 /// An error in the OAuth form.

@@ -2,12 +2,18 @@
 
 pub(crate) mod action;
 pub(crate) mod app;
+pub(crate) mod apply;
 pub(crate) mod audit;
+pub(crate) mod bulk;
 pub(crate) mod enrollment_token;
 pub(crate) mod event;
 pub(crate) mod login;
 pub(crate) mod machine;
+pub(crate) mod machine_group;
 pub(crate) mod policy;
+pub(crate) mod role;
+pub(crate) mod settings;
+pub(crate) mod user;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
@@ -29,13 +35,22 @@ pub(crate) struct ListArguments {
 impl ListArguments {
     /// The query options of the request.
     fn query(&self) -> Vec<(&'static str, String)> {
-        let options = [
+        options([
             ("$filter", self.filter.clone()),
             ("$top", self.top.map(|top| top.to_string())),
             ("$orderby", self.orderby.clone()),
-        ];
-        options.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        ])
     }
+}
+
+/// The query options that have a value.
+fn options<const N: usize>(options: [(&'static str, Option<String>); N]) -> Vec<(&'static str, String)> {
+    options.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// The path of one thing of a collection, or of what belongs to it.
+fn below<'a>(collection: &[&'a str], rest: &[&'a str]) -> Vec<&'a str> {
+    [collection, rest].concat()
 }
 
 /// Options of the lists that keep the newest of many.

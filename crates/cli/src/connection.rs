@@ -1,7 +1,7 @@
 //! Which server, as whom, and whom to trust: from the command line, the environment or a profile.
 //!
-//! A server given by hand comes with its own credentials: a profile's secret never goes to another server than the
-//! profile's.
+//! A server given by hand comes with its own credentials: a profile's secret or token never goes to another server than
+//! the profile's.
 
 use std::fmt;
 use std::io::{IsTerminal as _, Read as _};
@@ -14,7 +14,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{UsageError, origin};
-use crate::profile::{self, Profile, ProfileFile};
+use crate::profile::{self, Profile, ProfileFile, SignIn};
 
 /// The longest secret that is read from a file or standard input, in bytes.
 const SECRET_BYTES_MAX: u64 = 4096;
@@ -29,7 +29,7 @@ pub(crate) struct ConnectionArguments {
     /// The server's URL; with it no profile is read
     #[arg(long, global = true, env = "CORDON_SERVER", value_name = "URL", hide_env_values = true)]
     server: Option<String>,
-    /// The app's id
+    /// The app's id; without it, `cordon login` signs in a person
     #[arg(long, global = true, env = "CORDON_CLIENT_ID", value_name = "ID", hide_env_values = true)]
     client_id: Option<String>,
     /// The app's secret; other users can see it on a command line: prefer the next, or the environment
@@ -46,17 +46,38 @@ pub(crate) struct ConnectionArguments {
     ca_pin: Option<Sha256Digest>,
 }
 
-/// A server, an app there, and who may vouch for the server.
+/// A server, as whom, and who may vouch for the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
     /// `https://host:port/`, without a path.
     pub(crate) server: Url,
-    /// The app.
-    pub(crate) client_id: String,
-    /// Its secret.
-    pub(crate) client_secret: Secret,
+    /// As whom.
+    pub(crate) credentials: Credentials,
     /// Who may vouch for the server.
     pub(crate) trust: Trust,
+}
+
+/// As whom the server is called.
+#[derive(Debug, Clone)]
+pub(crate) enum Credentials {
+    /// An app by itself.
+    App {
+        /// The app.
+        id: String,
+        /// Its secret.
+        secret: Secret,
+    },
+    /// A person who signed in.
+    Person(Person),
+}
+
+/// A person who signed in. The tokens stay in the profile, where each run finds the newest.
+#[derive(Debug, Clone)]
+pub(crate) struct Person {
+    /// The profile.
+    pub(crate) profile: String,
+    /// By means of which app.
+    pub(crate) client_id: String,
 }
 
 /// Who may vouch for the server.
@@ -107,24 +128,42 @@ impl ConnectionArguments {
         }
     }
 
-    /// The connection for `login`, which asks for the secret when it is not given.
+    /// The connection as an app, by what is given; asks for the secret when that is not.
     pub(crate) fn given(&self) -> Result<Connection> {
+        let Some(id) = &self.client_id else {
+            return usage("as which app? Give --client-id ID, or sign in as a person: cordon login");
+        };
+        let (server, trust) = self.server()?;
+        let credentials = Credentials::App { id: id.clone(), secret: self.secret()? };
+        Ok(Connection { server, credentials, trust })
+    }
+
+    /// The connection as a person who is about to sign in by means of the app `client_id`.
+    pub(crate) fn signing_in(&self, client_id: &str) -> Result<Connection> {
+        let (server, trust) = self.server()?;
+        let person = Person { profile: self.profile().to_owned(), client_id: client_id.to_owned() };
+        Ok(Connection { server, credentials: Credentials::Person(person), trust })
+    }
+
+    /// The app's id, if one is given.
+    pub(crate) fn client_id(&self) -> Option<&str> {
+        self.client_id.as_deref()
+    }
+
+    /// Whether a secret is given by an option or the environment.
+    pub(crate) fn has_secret(&self) -> bool {
+        self.client_secret.is_some() || self.client_secret_file.is_some()
+    }
+
+    fn server(&self) -> Result<(Url, Trust)> {
         let Some(server) = &self.server else { return usage("which server? Give --server URL") };
-        let Some(client_id) = &self.client_id else { return usage("which app? Give --client-id ID") };
         let trust = match (&self.ca_file, self.ca_pin) {
             (Some(_), Some(_)) => return usage("give --ca-file or --ca-pin, not both"),
-            (Some(file), None) => Trust::Certificates(
-                std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
-            ),
+            (Some(file), None) => Trust::in_file(file)?,
             (None, Some(pin)) => Trust::Pin(pin),
             (None, None) => Trust::System,
         };
-        Ok(Connection {
-            server: server_url(server)?,
-            client_id: client_id.clone(),
-            client_secret: self.secret()?,
-            trust,
-        })
+        Ok((server_url(server)?, trust))
     }
 
     /// The profile that is named, or the default one.
@@ -135,7 +174,7 @@ impl ConnectionArguments {
     fn kept(&self) -> Result<Connection> {
         let given = [
             ("client-id", self.client_id.is_some()),
-            ("client-secret", self.client_secret.is_some() || self.client_secret_file.is_some()),
+            ("client-secret", self.has_secret()),
             ("ca-file", self.ca_file.is_some()),
             ("ca-pin", self.ca_pin.is_some()),
         ];
@@ -153,68 +192,89 @@ impl ConnectionArguments {
                 file.path().display()
             ));
         };
-        profile.try_into()
+        kept(name, profile)
     }
 
     fn secret(&self) -> Result<Secret> {
         if let Some(secret) = &self.client_secret {
             return Ok(secret.clone());
         }
-        let line = match &self.client_secret_file {
-            Some(file) if file != Path::new("-") => {
-                let open =
-                    std::fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
-                first_line(open).with_context(|| format!("cannot read {}", file.display()))?
-            }
-            None if std::io::stdin().is_terminal() => {
-                let terminal = console::Term::stderr();
-                terminal.write_str("client secret (it is not shown): ")?;
-                terminal.read_secure_line().context("cannot read the client secret from the terminal")?
-            }
-            Some(_) | None => {
-                first_line(std::io::stdin()).context("cannot read the client secret from standard input")?
-            }
-        };
-        if line.is_empty() {
+        let secret = secret_from(self.client_secret_file.as_deref(), "client secret")?;
+        if secret.0.is_empty() {
             return usage(
                 "no client secret: give --client-secret-file, CORDON_CLIENT_SECRET, or a line on standard input",
             );
         }
-        Ok(Secret(line))
+        Ok(secret)
     }
 }
 
-impl TryFrom<Profile> for Connection {
-    type Error = anyhow::Error;
+/// The first line of a file, of standard input (also when no file is given), or what is typed on a terminal.
+pub(crate) fn secret_from(file: Option<&Path>, what: &str) -> Result<Secret> {
+    let line = match file {
+        Some(file) if file != Path::new("-") => {
+            let open =
+                std::fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+            first_line(open).with_context(|| format!("cannot read {}", file.display()))?
+        }
+        None if std::io::stdin().is_terminal() => {
+            let terminal = console::Term::stderr();
+            terminal.write_str(&format!("{what} (it is not shown): "))?;
+            terminal
+                .read_secure_line()
+                .with_context(|| format!("cannot read the {what} from the terminal"))?
+        }
+        Some(_) | None => first_line(std::io::stdin())
+            .with_context(|| format!("cannot read the {what} from standard input"))?,
+    };
+    Ok(Secret(line))
+}
 
-    fn try_from(profile: Profile) -> Result<Self> {
-        let trust = match (profile.ca_pin, profile.ca_certificates) {
-            (Some(pin), _) => Trust::Pin(pin.parse().context("the profile's ca_pin")?),
-            (None, Some(certificates)) => Trust::Certificates(certificates),
-            (None, None) => Trust::System,
-        };
-        Ok(Self {
-            server: server_url(&profile.server)?,
-            client_id: profile.client_id,
-            client_secret: profile.client_secret,
-            trust,
-        })
+impl Trust {
+    /// The certificate authorities in a PEM file.
+    pub(crate) fn in_file(file: &Path) -> Result<Self> {
+        let pem = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(Self::Certificates(pem))
     }
 }
 
-impl From<Connection> for Profile {
-    fn from(connection: Connection) -> Self {
+fn kept(name: &str, profile: Profile) -> Result<Connection> {
+    let trust = match (profile.ca_pin, profile.ca_certificates) {
+        (Some(pin), _) => Trust::Pin(pin.parse().context("the profile's ca_pin")?),
+        (None, Some(certificates)) => Trust::Certificates(certificates),
+        (None, None) => Trust::System,
+    };
+    let credentials = match (profile.client_secret, profile.sign_in) {
+        (Some(secret), None) => Credentials::App { id: profile.client_id, secret },
+        (None, Some(_)) => {
+            Credentials::Person(Person { profile: name.to_owned(), client_id: profile.client_id })
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            anyhow::bail!("the profile {name:?} must hold a secret or a sign-in: run cordon login again")
+        }
+    };
+    Ok(Connection { server: server_url(&profile.server)?, credentials, trust })
+}
+
+impl Profile {
+    /// A connection as it is kept. A person's sign-in is added by whoever has it.
+    pub(crate) fn of(connection: Connection, sign_in: Option<SignIn>) -> Self {
         let (ca_pin, ca_certificates) = match connection.trust {
             Trust::System => (None, None),
             Trust::Certificates(certificates) => (None, Some(certificates)),
             Trust::Pin(pin) => (Some(pin.to_string()), None),
         };
+        let (client_id, client_secret) = match connection.credentials {
+            Credentials::App { id, secret } => (id, Some(secret)),
+            Credentials::Person(person) => (person.client_id, None),
+        };
         Self {
             server: origin(&connection.server),
-            client_id: connection.client_id,
-            client_secret: connection.client_secret,
+            client_id,
+            client_secret,
             ca_pin,
             ca_certificates,
+            sign_in,
         }
     }
 }
@@ -223,6 +283,7 @@ fn usage<T>(message: &str) -> Result<T> {
     Err(UsageError(message.to_owned()).into())
 }
 
+/// A server's URL, checked.
 fn server_url(text: &str) -> Result<Url> {
     let bare = |url: &Url| {
         let nothing_else = url.path() == "/" && url.query().is_none() && url.fragment().is_none();

@@ -16,6 +16,19 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads the same, or ISO 8601 such as `PT4H`, as ISO 8601.
+///
+/// # Errors
+/// What a duration looks like.
+pub(crate) fn parse_iso(text: &str) -> Result<String, String> {
+    if text.starts_with('P') {
+        return api_types::duration::parse(text).map(|_| text.to_owned());
+    }
+    parse(text)?;
+    let upper = text.to_uppercase();
+    Ok(if upper.ends_with('D') { format!("P{upper}") } else { format!("PT{upper}") })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,6 +41,24 @@ mod tests {
         }
         for text in ["", "s", "0s", "10", "-1s", "1.5h", "10 m", "4294967295d", "1m30s", "9é"] {
             assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_as_the_api_has_them() {
+        for (text, iso) in [
+            ("4h", "PT4H"),
+            ("90m", "PT90M"),
+            ("30s", "PT30S"),
+            ("7d", "P7D"),
+            ("P1DT12H", "P1DT12H"),
+            ("PT4H", "PT4H"),
+        ] {
+            assert_eq!(parse_iso(text).as_deref(), Ok(iso));
+            assert!(api_types::duration::parse(iso).is_ok());
+        }
+        for text in ["", "P", "P1M", "4", "4H", "0h"] {
+            assert!(parse_iso(text).is_err(), "{text}");
         }
     }
 }

@@ -28,17 +28,20 @@ pub(crate) enum ClientError {
         correlation_id: Uuid,
     },
     /// The token endpoint answered with an error in the OAuth form.
-    #[error("no token for this app: {error}: {description} (correlation id {correlation_id})")]
+    #[error("no token for {whom}: {error}: {description}")]
     Token {
         /// HTTP status.
         status: StatusCode,
+        /// For whom.
+        whom: &'static str,
         /// Such as `invalid_client`.
         error: String,
-        /// The server's words.
+        /// The issuer's words, with the correlation id when there is one.
         description: String,
-        /// Finds the call in the server's log.
-        correlation_id: Uuid,
     },
+    /// A person's sign-in counts no more.
+    #[error("the sign-in of this profile has ended ({0}): run cordon login again")]
+    SignedOut(String),
     /// The connection could not be made, or broke.
     #[error("cannot reach {server}: {cause}; check that the server runs, its URL, and the network between")]
     Unreachable {
@@ -94,6 +97,7 @@ impl ClientError {
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
             Self::Api { status, .. } | Self::Token { status, .. } => status.is_client_error(),
+            Self::SignedOut(_) => true,
             Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Unexpected { .. } => false,
         }
     }
@@ -105,7 +109,7 @@ impl ClientError {
                 status.is_server_error()
             }
             Self::Unreachable { .. } => true,
-            Self::Untrusted { .. } => false,
+            Self::Untrusted { .. } | Self::SignedOut(_) => false,
         }
     }
 
@@ -113,6 +117,11 @@ impl ClientError {
     pub(crate) fn is_forbidden(&self) -> bool {
         matches!(self, Self::Api { status, .. } if *status == StatusCode::FORBIDDEN)
     }
+}
+
+/// Whether the API knows no such thing.
+pub(crate) fn is_not_found(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ClientError::Api { status: StatusCode::NOT_FOUND, .. }))
 }
 
 /// Scheme, host and port, for messages.

@@ -5,14 +5,21 @@
 
 mod client;
 mod commands;
+mod confirm;
 mod connection;
+mod difference;
+mod document;
 mod duration;
 mod error;
+mod http;
+mod moment;
+mod oauth;
 mod outcome;
 mod output;
 mod policy_file;
 mod profile;
 mod progress;
+mod rank;
 mod session;
 mod table;
 mod text;
@@ -30,12 +37,21 @@ use clap_complete::Shell;
 use crate::client::Client;
 use crate::commands::action::ActionCommand;
 use crate::commands::app::AppCommand;
+use crate::commands::apply::{ApplyArguments, DiffArguments};
 use crate::commands::audit::AuditCommand;
 use crate::commands::enrollment_token::EnrollmentTokenCommand;
 use crate::commands::event::EventCommand;
+use crate::commands::login::LoginArguments;
 use crate::commands::machine::MachineCommand;
+use crate::commands::machine_group::MachineGroupCommand;
 use crate::commands::policy::PolicyCommand;
-use crate::commands::{action, app, audit, enrollment_token, event, login, machine, policy};
+use crate::commands::role::RoleCommand;
+use crate::commands::settings::SettingsCommand;
+use crate::commands::user::UserCommand;
+use crate::commands::{
+    action, app, apply, audit, enrollment_token, event, login, machine, machine_group, policy, role,
+    settings, user,
+};
 use crate::connection::ConnectionArguments;
 use crate::outcome::Outcome;
 use crate::output::{Format, Output};
@@ -65,10 +81,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Verify a server and an app's credentials, and keep them as a profile
-    Login,
+    /// Sign in to a server as a person or an app, and keep that as a profile
+    #[command(after_help = login::HELP)]
+    Login(LoginArguments),
     /// Forget a profile
     Logout,
+    /// Show who one is to the server, and what the token allows
+    Whoami,
     #[command(subcommand)]
     Machine(MachineCommand),
     #[command(subcommand)]
@@ -76,9 +95,23 @@ enum Command {
     #[command(subcommand)]
     Policy(PolicyCommand),
     #[command(subcommand)]
+    MachineGroup(MachineGroupCommand),
+    #[command(subcommand)]
     EnrollmentToken(EnrollmentTokenCommand),
     #[command(subcommand)]
     App(AppCommand),
+    #[command(subcommand)]
+    User(UserCommand),
+    #[command(subcommand)]
+    Role(RoleCommand),
+    #[command(subcommand)]
+    Settings(SettingsCommand),
+    /// Make policies, machine groups, roles and settings as files say
+    #[command(after_help = document::HELP)]
+    Apply(ApplyArguments),
+    /// Tell what the server has otherwise than files say
+    #[command(after_help = document::HELP)]
+    Diff(DiffArguments),
     #[command(subcommand)]
     Event(EventCommand),
     #[command(subcommand)]
@@ -119,11 +152,18 @@ async fn dispatch(arguments: &Arguments, progress: &Rc<Progress>) -> Result<Outc
         })
     };
     match &arguments.command {
-        Command::Login => login::login(connection, Rc::clone(progress)).await,
+        Command::Login(arguments) => login::login(connection, arguments, Rc::clone(progress)).await,
         Command::Logout => login::logout(connection, progress),
+        Command::Whoami => login::whoami(&session()?).await,
         Command::Machine(command) => machine::run(command, &session()?).await,
         Command::Action(command) => action::run(command, &session()?).await,
         Command::Policy(command) => policy::run(command, &session()?).await,
+        Command::MachineGroup(command) => machine_group::run(command, &session()?).await,
+        Command::User(command) => user::run(command, &session()?).await,
+        Command::Role(command) => role::run(command, &session()?).await,
+        Command::Settings(command) => settings::run(command, &session()?).await,
+        Command::Apply(arguments) => apply::apply(arguments, &session()?).await,
+        Command::Diff(arguments) => apply::diff(arguments, &session()?).await,
         Command::EnrollmentToken(command) => enrollment_token::run(command, &session()?).await,
         Command::App(command) => app::run(command, &session()?).await,
         Command::Event(command) => event::run(command, &session()?).await,

@@ -12,7 +12,27 @@ Exit codes:
   2  wrong usage
   3  the action is pending: started without --wait, or still under way
   4  refused by the server, or the action failed or was cancelled
-  5  the action timed out before the machine took it up";
+  5  the action timed out before the machine took it up
+  6  of cordon diff: the server and the files differ";
+
+/// The same for what concerns many machines.
+pub(crate) const BULK_HELP: &str = "\
+Examples:
+  cordon machine restrict lab-042 --comment \"IR-20771\" --wait
+  cordon machine restrict lab-042 --comment \"IR-20771\" --expires-in 4h --policy forensics
+  cordon machine restrict --tag finance --comment \"IR-20771\" --dry-run
+  cordon machine restrict --filter \"startswith(computerDnsName,'lab-')\" --comment \"IR-20771\" --yes --wait
+
+More than one machine, and --filter, --tag and --group, are one call for all of them, after a question that tells
+how many machines it is about; without a terminal, --yes is needed.
+
+Exit codes:
+  0  done; with --wait: enforced and proved by every machine
+  1  any other error: network, TLS, profile, a fault of the server
+  2  wrong usage, or not confirmed
+  3  an action is pending: started without --wait, or still under way
+  4  refused by the server, or the action of any machine failed or was cancelled, or a machine got none
+  5  no action failed, but one timed out before its machine took it up";
 
 /// How a command ended when nothing went wrong on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +45,8 @@ pub(crate) enum Outcome {
     Failed,
     /// The action's deadline passed.
     TimedOut,
+    /// The server and the files differ.
+    Differs,
 }
 
 impl From<Outcome> for ExitCode {
@@ -34,6 +56,7 @@ impl From<Outcome> for ExitCode {
             Outcome::Pending => 3,
             Outcome::Failed => 4,
             Outcome::TimedOut => 5,
+            Outcome::Differs => 6,
         })
     }
 }

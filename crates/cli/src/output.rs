@@ -5,10 +5,12 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::client::{Listing, Reply};
+use crate::client::Listing;
+use crate::http::Reply;
 use crate::progress::Progress;
 use crate::table::{Record, Table};
 
@@ -45,6 +47,19 @@ impl Output {
         }
     }
 
+    /// Prints an entity: `table` turns it into a table for people.
+    pub(crate) fn entity_table<T: DeserializeOwned>(
+        &self,
+        reply: &Reply,
+        table: impl FnOnce(&T) -> Table,
+    ) -> Result<()> {
+        let entity = reply.decode()?;
+        match self.format {
+            Format::Json => write(reply.body.trim_end(), "\n"),
+            Format::Table => self.table(&table(&entity)),
+        }
+    }
+
     /// Prints a list: `table` turns it into text for people.
     pub(crate) fn list<T: DeserializeOwned>(
         &self,
@@ -70,6 +85,38 @@ impl Output {
             Format::Table => write(&line(&item), "\n")?,
         }
         Ok(item)
+    }
+
+    /// Prints what this program put together itself.
+    pub(crate) fn made(&self, made: &impl Serialize, show: impl FnOnce() -> String) -> Result<()> {
+        match self.format {
+            Format::Json => write(&serde_json::to_string(made)?, "\n"),
+            Format::Table => write(&show(), ""),
+        }
+    }
+
+    /// Prints what this program put together itself as a table.
+    pub(crate) fn made_table(&self, made: &impl Serialize, table: impl FnOnce() -> Table) -> Result<()> {
+        match self.format {
+            Format::Json => write(&serde_json::to_string(made)?, "\n"),
+            Format::Table => self.table(&table()),
+        }
+    }
+
+    /// Text for people while a command goes on; nothing of it with JSON, whose one document comes at the end.
+    pub(crate) fn tell(&self, text: &str) -> Result<()> {
+        match self.format {
+            Format::Json => Ok(()),
+            Format::Table => write(text, ""),
+        }
+    }
+
+    /// What this program put together itself, for programs only.
+    pub(crate) fn json(&self, made: &impl Serialize) -> Result<()> {
+        match self.format {
+            Format::Json => write(&serde_json::to_string(made)?, "\n"),
+            Format::Table => Ok(()),
+        }
     }
 
     /// The reply to what has no entity, such as a deletion: its body, if it has one, and `done` for people.

@@ -1,11 +1,11 @@
 //! Policy files: read and checked here, so that a fault is told with the line that it is on.
 
-use std::ffi::OsStr;
-use std::io::Read as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use api_types::policy::PolicyDocument;
+
+use crate::document::{self, Language, Tagged, read_text};
 
 /// What a policy file looks like.
 pub(crate) const HELP: &str = r#"A policy file in TOML (the same keys in JSON):
@@ -19,53 +19,27 @@ pub(crate) const HELP: &str = r#"A policy file in TOML (the same keys in JSON):
   path = "/opt/backup/agent" # optional: only at this path
   comment = "CHG-1042"       # optional"#;
 
-#[derive(Clone, Copy)]
-enum Language {
-    Toml,
-    Json,
-}
-
-/// Reads a policy from a file, or from standard input when the path is `-`.
+/// Reads a policy from a file, or from standard input when the path is `-`. It may have `kind = "policy"`, as the files
+/// of `cordon apply` do.
 pub(crate) fn read(path: &Path) -> Result<PolicyDocument> {
     if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        let text = read_text(path)?;
         let language = if text.trim_start().starts_with('{') { Language::Json } else { Language::Toml };
         return parse(&text, language, "standard input");
     }
-    let shown = path.display();
-    let language = match path.extension().and_then(OsStr::to_str) {
-        Some("toml") => Language::Toml,
-        Some("json") => Language::Json,
-        _ => bail!("{shown} must be called *.toml or *.json, which tells how to read it"),
-    };
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-    parse(&text, language, &shown.to_string())
+    let language = document::language(path)?;
+    parse(&read_text(path)?, language, &path.display().to_string())
 }
 
 fn parse(text: &str, language: Language, source: &str) -> Result<PolicyDocument> {
-    let document: PolicyDocument = match language {
-        Language::Toml => toml::from_str(text).map_err(|error| {
-            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-            let (line, column) = position(before);
-            anyhow::anyhow!("{source}:{line}:{column}: {}", error.message())
-        })?,
-        Language::Json => serde_json::from_str(text).map_err(|error| {
-            let message = error.to_string();
-            let message = message.split_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-            anyhow::anyhow!("{source}:{}:{}: {message}", error.line(), error.column())
-        })?,
-    };
+    let Tagged { kind, document } = document::parse::<Tagged<PolicyDocument>>(text, language, source)?;
+    if let Some(kind) = kind.filter(|kind| kind != "policy") {
+        bail!("{source}: kind {kind:?} is not \"policy\": apply it by cordon apply");
+    }
     if let Err(fault) = document.clone().read() {
         bail!("{source}: {fault}");
     }
     Ok(document)
-}
-
-/// Line and column, from 1, of what follows `before`.
-fn position(before: &str) -> (usize, usize) {
-    let line = before.rsplit_once('\n').map_or(before, |(_, line)| line);
-    (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
 #[cfg(test)]
@@ -130,11 +104,7 @@ path = "/opt/backup/agent"
             &expect!["FILE:3:8: unknown field `rule`, expected one of `name`, `profile`, `rules`"],
         );
         check("{\"name\": ", Language::Json, &expect!["FILE:1:9: EOF while parsing a value"]);
-        check(
-            "[]",
-            Language::Json,
-            &expect!["FILE:1:2: invalid length 0, expected struct PolicyDocument with 3 elements"],
-        );
+        check("[]", Language::Json, &expect!["FILE:1:0: invalid type: sequence, expected keys and values"]);
     }
 
     #[test]

@@ -10,9 +10,9 @@ use domain::machine_action::Status;
 use domain::permission::Requirement;
 use indicatif::HumanDuration;
 
-use crate::client::Reply;
 use crate::commands::action;
 use crate::error::ClientError;
+use crate::http::Reply;
 use crate::outcome::Outcome;
 use crate::session::Session;
 
@@ -20,13 +20,13 @@ use crate::session::Session;
 pub(crate) const TIMEOUT_DEFAULT: &str = "10m";
 /// The first look comes soon, since an online machine is done in tens of milliseconds; then ever later. The last
 /// interval keeps within 1,500 calls an hour.
-const POLL_FIRST: Duration = Duration::from_millis(25);
-const POLL_LAST: Duration = Duration::from_millis(2500);
+pub(crate) const POLL_FIRST: Duration = Duration::from_millis(25);
+pub(crate) const POLL_LAST: Duration = Duration::from_millis(2500);
 
 /// Why waiting ended.
 enum Ended {
     Final(Outcome),
-    NoPermission(ClientError),
+    NoPermission(anyhow::Error),
     TimeOut,
     Interrupted,
 }
@@ -45,7 +45,8 @@ pub(crate) async fn until_final(session: &Session, mut reply: Reply, timeout: Du
     let outcome = match ended {
         Ended::Final(outcome) => outcome,
         Ended::NoPermission(error) => {
-            let needed: Vec<_> = Requirement::READ.0.iter().map(|permission| permission.name()).collect();
+            let needed: Vec<_> =
+                Requirement::READ.permissions.iter().map(|permission| permission.name()).collect();
             session.progress.note(&error.to_string());
             note(&format!(
                 "cannot wait: this app may start and cancel actions, but to read them it needs {}",
@@ -77,6 +78,16 @@ pub(crate) fn not_at_all(session: &Session, reply: &Reply) -> Result<Outcome> {
     Ok(outcome.unwrap_or(Outcome::Pending))
 }
 
+/// Whether the app or person may not read.
+pub(crate) fn is_forbidden(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(ClientError::is_forbidden)
+}
+
+/// Whether the same call may succeed a moment later.
+pub(crate) fn is_transient(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(ClientError::is_transient)
+}
+
 fn goes_on(id: uuid::Uuid) -> String {
     format!("the action goes on; look at it with: cordon action wait {id}")
 }
@@ -105,22 +116,22 @@ async fn watch(session: &Session, reply: &mut Reply) -> Result<Ended> {
                 *reply = newer;
                 unreachable = false;
             }
-            Err(error) if error.is_forbidden() => return Ok(Ended::NoPermission(error)),
+            Err(error) if is_forbidden(&error) => return Ok(Ended::NoPermission(error)),
             // The action does not depend on this program's connection.
-            Err(error) if error.is_transient() => {
+            Err(error) if is_transient(&error) => {
                 if !unreachable {
                     progress.note(&format!("{error}; trying again"));
                 }
                 unreachable = true;
                 pause = POLL_LAST;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
 }
 
 /// How a final action ended.
-fn outcome(action: &MachineAction) -> Option<Outcome> {
+pub(crate) fn outcome(action: &MachineAction) -> Option<Outcome> {
     match status(action)? {
         Status::Pending | Status::InProgress => None,
         Status::Succeeded => Some(Outcome::Done),

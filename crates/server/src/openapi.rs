@@ -178,12 +178,11 @@ fn path_parameter(name: &str) -> Value {
         known.map_or(("", "", ""), |(_, format, example, description)| (*format, *example, *description));
     let schema = match format {
         "" => json!({"type": "string", "minLength": 1}),
-        "int64" => json!({"type": "integer", "format": "int64"}),
         _ => json!({"type": "string", "format": format}),
     };
     json!({
         "name": name, "in": "path", "required": true, "description": description, "schema": schema,
-        "example": if format == "int64" { example.parse::<i64>().map_or(Value::Null, Value::from) } else { example.into() },
+        "example": example,
     })
 }
 

@@ -471,8 +471,8 @@ mod tests {
             &[
                 ("", MANY, "SCAN machine USING INDEX machine_list"),
                 ("$orderby=id desc", MANY, "SCAN machine USING INDEX machine_list"),
-                ("$orderby=computerDnsName desc", MANY, "SCAN machine USING INDEX machine_name"),
-                ("$orderby=lastSeen", MANY, "SCAN machine USING INDEX machine_last_seen"),
+                ("$orderby=computerDnsName desc", MANY, "SCAN machine USING COVERING INDEX machine_name"),
+                ("$orderby=lastSeen", MANY, "SCAN machine USING COVERING INDEX machine_last_seen"),
                 ("$filter=id eq 'a'", FEW, "SEARCH machine USING INDEX sqlite_autoindex_machine_1 (id=?)"),
                 ("$filter=id gt 'a'", MANY, "SEARCH machine USING COVERING INDEX machine_list (id>?)"),
                 (
@@ -522,7 +522,7 @@ mod tests {
                 (
                     "$orderby=lastUpdateDateTimeUtc desc",
                     MANY,
-                    "SCAN machine_action USING INDEX machine_action_updated",
+                    "SCAN machine_action USING COVERING INDEX machine_action_updated",
                 ),
                 ("$orderby=type", MANY, "SCAN machine_action"),
                 (
@@ -575,7 +575,7 @@ mod tests {
         machine::machine_enroll(&tx, id, "", "n", Timestamp::default()).unwrap();
         for (query, way) in [
             ("", "SEARCH machine USING INDEX machine_list (id>?)"),
-            ("$orderby=lastSeen desc", "SEARCH machine USING INDEX machine_last_seen (last_seen<?)"),
+            ("$orderby=lastSeen desc", "SEARCH machine USING COVERING INDEX machine_last_seen (last_seen<?)"),
             (
                 "$filter=computerDnsName eq 'n'",
                 "SEARCH machine USING INDEX machine_name (computer_dns_name=? AND id>?)",
@@ -595,7 +595,7 @@ mod tests {
             let separator = if query.is_empty() { "" } else { "&" };
             let next = format!("{query}{separator}$skiptoken={token}");
             let plan = plan(&connection, &MACHINE, &MACHINES, &next, MANY);
-            assert!(plan.starts_with(way), "{query}:\n{plan}\nexpected {way}");
+            assert!(plan.contains(way), "{query}:\n{plan}\nexpected {way}");
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod accept;
 mod api;
+mod client;
 mod exec;
 mod fleet;
 mod inventory;
@@ -28,6 +29,8 @@ pub(crate) enum What {
     Inventory(Output),
     /// How many machine actions a second the server accepts from 64 callers
     Accept(Output),
+    /// What the API answers in: 100,000 machines and 1,000,000 actions on SQLite
+    Api(Output),
     /// Memory of the gate, the agent and the server
     Memory(Output),
 }
@@ -47,6 +50,7 @@ pub(crate) fn run(what: What) -> Result<()> {
         What::Exec(output) => exec::run(output),
         What::Inventory(output) => inventory::run(output),
         What::Accept(output) => accept::run(output),
+        What::Api(output) => api::run(output),
         What::Memory(output) => memory::run(output),
     }
 }

@@ -4,10 +4,13 @@
 
 mod bench;
 mod cli_test;
+mod client_test;
 mod command;
 mod demo;
 mod lab;
+mod openapi;
 mod programs;
+mod schemathesis;
 mod setup;
 mod test;
 mod tidy;
@@ -43,6 +46,8 @@ enum Task {
     ///
     /// Nothing is skipped: a test that cannot run here fails. Needs root, for namespaces and permission events.
     Test,
+    /// Write docs/openapi.json, the API document, as the code says it
+    Openapi,
     /// Check the rules that the compiler does not: who uses whom, how files begin, what must not change
     Tidy,
     /// Measure, with release builds, on this machine
@@ -77,6 +82,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Demo { keep } => demo::run(if keep { demo::Keep::Yes } else { demo::Keep::No }),
         Task::Test => test::run(),
+        Task::Openapi => openapi::run(),
         Task::Tidy => tidy::run(),
         Task::Bench { what } => bench::run(what),
         Task::ExecLoop { program } => bench::exec_loop(&program),

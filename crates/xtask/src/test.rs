@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::command::{self, cargo};
 use crate::programs::{Programs, workspace};
-use crate::{cli_test, demo, programs, setup, tidy};
+use crate::{cli_test, client_test, demo, programs, schemathesis, setup, tidy};
 
 /// Runs every check and every test. Nothing is skipped: what cannot run fails.
 ///
@@ -37,6 +37,10 @@ pub(crate) fn run() -> Result<()> {
             report.failed += tests.failed;
         }
         report.step("the command line works against a real server and machine", || cli_test::run(&programs));
+        report.step("an ordinary client of the vendor's API works by two URLs", || client_test::run(&programs));
+        report.step("schemathesis finds nothing in the API that its document does not say", || {
+            schemathesis::run(&programs)
+        });
         report.step("the demo holds, end to end", || demo::show(demo::Keep::No, &programs));
     }
     report.step("the lints are content", || {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use api_types::machine_action::{ActionRequest, MachineAction};
+use api_types::machine_action::{CancelRequest, MachineAction};
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 use uuid::Uuid;
 
-use crate::client::Reply;
 use crate::commands::ListArguments;
+use crate::http::Reply;
 use crate::outcome::{self, Outcome};
 use crate::output::record;
 use crate::session::Session;
@@ -59,7 +59,7 @@ pub(crate) async fn run(command: &ActionCommand, session: &Session) -> Result<Ou
             print(session, &client.get(&["api", "machineactions", &id.to_string()]).await?)?;
         }
         ActionCommand::Cancel { id, comment } => {
-            let request = ActionRequest { comment: Some(comment.clone()) };
+            let request = CancelRequest { comment: Some(comment.clone()) };
             print(
                 session,
                 &client.post(&["api", "machineactions", &id.to_string(), "cancel"], &request).await?,

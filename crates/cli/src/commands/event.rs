@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use api_types::date_time::DateTimeUtc;
 use api_types::execution_event::ExecutionEvent;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
+use domain::digest::Sha256Digest;
 
 use crate::client::Listing;
-use crate::commands::HistoryArguments;
+use crate::commands::{HistoryArguments, options};
 use crate::error::ClientError;
+use crate::moment;
 use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::table::{Fit, Table};
@@ -33,6 +36,15 @@ pub(crate) struct EventArguments {
     /// Only of this machine (id or name)
     #[arg(long, value_name = "ID|NAME", value_parser = NonEmptyStringValueParser::new())]
     machine: Option<String>,
+    /// Only of the file with this SHA-256
+    #[arg(long, value_name = "SHA256")]
+    sha256: Option<Sha256Digest>,
+    /// Only what happened since then: a time such as 2026-03-02T08:00:00Z, or a duration ago such as 24h
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    since: Option<DateTimeUtc>,
+    /// Only what happened before then
+    #[arg(long, value_name = "TIME", value_parser = moment::parse, conflicts_with = "follow")]
+    until: Option<DateTimeUtc>,
     #[command(flatten)]
     history: HistoryArguments,
     /// Go on with what comes, until Ctrl-C; the newest last, with -o json one a line
@@ -43,8 +55,12 @@ pub(crate) struct EventArguments {
 /// Runs the command.
 pub(crate) async fn run(command: &EventCommand, session: &Session) -> Result<Outcome> {
     let EventCommand::List(arguments) = command;
-    let machine = arguments.machine.clone().map(|machine| ("machineId", machine));
-    let query: Vec<_> = machine.into_iter().collect();
+    let query = options([
+        ("machineId", arguments.machine.clone()),
+        ("sha256", arguments.sha256.map(|digest| digest.to_string())),
+        ("since", arguments.since.map(|time| time.to_string())),
+        ("until", arguments.until.map(|time| time.to_string())),
+    ]);
     let events = session.client.newest(&EVENTS, &query, arguments.history.top, 0).await?;
     if arguments.follow {
         follow(session, &query, events).await

@@ -1,20 +1,23 @@
 //! `cordon machine`: see machines, restrict them and lift the restriction.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use api_types::machine::{ExecutionRestriction, Machine};
+use api_types::date_time::DateTimeUtc;
+use api_types::machine::{AvailableAction, ExecutionRestriction, Machine, TagRequest};
 use api_types::machine_action::ActionRequest;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
-use crate::commands::ListArguments;
+use crate::commands::{ListArguments, bulk};
+use crate::error::UsageError;
 use crate::outcome::{self, Outcome};
 use crate::output::record;
 use crate::session::Session;
 use crate::table::{Fit, Table};
 use crate::text::seconds;
-use crate::{duration, wait};
+use crate::{duration, moment, wait};
 
 /// See machines, restrict them and lift the restriction
 #[derive(Debug, Subcommand)]
@@ -27,58 +30,193 @@ pub(crate) enum MachineCommand {
         #[arg(value_name = "ID|NAME", value_parser = NonEmptyStringValueParser::new())]
         machine: String,
     },
-    /// Restrict a machine to the predefined set of programs
-    #[command(after_help = outcome::HELP)]
-    Restrict(ChangeArguments),
-    /// Lift the restriction of a machine
-    #[command(after_help = outcome::HELP)]
+    /// Find the machines that had an address about a time
+    Find {
+        /// The address
+        #[arg(long, value_name = "ADDRESS")]
+        ip: IpAddr,
+        /// When: a time such as 2026-03-02T08:00:00Z, or a duration ago such as 90m [default: now]
+        #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+        at: Option<DateTimeUtc>,
+    },
+    /// List which actions can be started on a machine
+    Actions {
+        /// Its id or name
+        #[arg(value_name = "ID|NAME", value_parser = NonEmptyStringValueParser::new())]
+        machine: String,
+    },
+    /// Restrict machines to the predefined set of programs
+    #[command(after_help = outcome::BULK_HELP)]
+    Restrict {
+        #[command(flatten)]
+        change: ChangeArguments,
+        /// End the restriction by itself after this time, such as 4h, 90m or P1DT12H
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse_iso)]
+        expires_in: Option<String>,
+        /// The allow policy to apply [default: that of the machine's group]
+        #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+        policy: Option<String>,
+    },
+    /// Lift the restriction of machines
+    #[command(after_help = outcome::BULK_HELP)]
     Unrestrict(ChangeArguments),
+    #[command(subcommand)]
+    Tag(TagCommand),
+}
+
+/// Give machines tags, or take them
+#[derive(Debug, Subcommand)]
+pub(crate) enum TagCommand {
+    /// Give a machine a tag
+    Add(TagArguments),
+    /// Take a tag from a machine
+    Remove(TagArguments),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ChangeArguments {
+pub(crate) struct TagArguments {
     /// The machine's id or name
     #[arg(value_name = "ID|NAME", value_parser = NonEmptyStringValueParser::new())]
     machine: String,
+    /// The tag
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    tag: String,
+}
+
+/// Options of restricting and of lifting it.
+#[derive(Debug, Args)]
+pub(crate) struct ChangeArguments {
+    #[command(flatten)]
+    pub(crate) targets: bulk::Targets,
     /// Why; it is recorded
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
-    comment: String,
-    /// Wait until the machine has proved it
+    pub(crate) comment: String,
+    /// Your own reference, such as a ticket; it is recorded
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) external_id: Option<String>,
+    /// With the same key, a call that was made already is not made again
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) idempotency_key: Option<String>,
+    /// Only count the machines that it would be about
+    #[arg(long, conflicts_with_all = ["wait", "yes"])]
+    pub(crate) dry_run: bool,
+    /// Do not ask before many machines are changed
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Wait until the machines have proved it
     #[arg(long)]
-    wait: bool,
-    /// Wait at most this long, such as 90s, 10m or 24h; the action goes on
+    pub(crate) wait: bool,
+    /// Wait at most this long, such as 90s, 10m or 24h; the actions go on
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait",
           default_value = wait::TIMEOUT_DEFAULT)]
-    timeout: Duration,
+    pub(crate) timeout: Duration,
+}
+
+/// What is to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Restrict.
+    Restrict,
+    /// Lift the restriction.
+    Unrestrict,
+}
+
+impl Change {
+    /// The last segment of the routes.
+    pub(crate) fn route(self) -> &'static str {
+        match self {
+            Self::Restrict => "restrictCodeExecution",
+            Self::Unrestrict => "unrestrictCodeExecution",
+        }
+    }
 }
 
 /// Runs the command.
 pub(crate) async fn run(command: &MachineCommand, session: &Session) -> Result<Outcome> {
+    let (client, output) = (&session.client, &session.output);
     match command {
         MachineCommand::List(arguments) => {
-            let machines = session.client.list(&["api", "machines"], &arguments.query()).await?;
-            session.output.list(&machines, table)?;
-            Ok(Outcome::Done)
+            output.list(&client.list(&["api", "machines"], &arguments.query()).await?, table)?;
         }
         MachineCommand::Show { machine } => {
-            let reply = session.client.get(&["api", "machines", machine]).await?;
-            session.output.entity(&reply, shown)?;
-            Ok(Outcome::Done)
+            output.entity(&client.get(&["api", "machines", machine]).await?, shown)?;
         }
-        MachineCommand::Restrict(arguments) => change(session, arguments, "restrictCodeExecution").await,
-        MachineCommand::Unrestrict(arguments) => change(session, arguments, "unrestrictCodeExecution").await,
+        MachineCommand::Find { ip, at } => {
+            let at = at.unwrap_or_else(moment::now);
+            let find = format!("findbyip(ip='{ip}',timestamp={at})");
+            output.list(&client.list(&["api", "machines", &find], &[]).await?, table)?;
+        }
+        MachineCommand::Actions { machine } => {
+            let path = ["api", "machines", machine, "availableMachineActions"];
+            output.list(&client.list(&path, &[]).await?, table_of_available)?;
+        }
+        MachineCommand::Restrict { change: arguments, expires_in, policy } => {
+            return change(session, arguments, Change::Restrict, expires_in.clone(), policy.clone()).await;
+        }
+        MachineCommand::Unrestrict(arguments) => {
+            return change(session, arguments, Change::Unrestrict, None, None).await;
+        }
+        MachineCommand::Tag(TagCommand::Add(arguments)) => tag(session, arguments, "Add").await?,
+        MachineCommand::Tag(TagCommand::Remove(arguments)) => tag(session, arguments, "Remove").await?,
+    }
+    Ok(Outcome::Done)
+}
+
+async fn tag(session: &Session, arguments: &TagArguments, action: &str) -> Result<()> {
+    let request = TagRequest { value: arguments.tag.clone(), action: action.to_owned() };
+    let path = ["api", "machines", &arguments.machine, "tags"];
+    session.output.entity(&session.client.post(&path, &request).await?, shown)
+}
+
+async fn change(
+    session: &Session,
+    arguments: &ChangeArguments,
+    change: Change,
+    expires_in: Option<String>,
+    policy: Option<String>,
+) -> Result<Outcome> {
+    let request = ActionRequest {
+        comment: Some(arguments.comment.clone()),
+        external_id: arguments.external_id.clone(),
+        expires_in,
+        policy,
+    };
+    match arguments.targets.single() {
+        Some(machine) if !arguments.dry_run => one(session, arguments, change, machine, &request).await,
+        _ if arguments.targets.is_empty() => {
+            let message = "which machines? Name them, or give --filter, --tag or --group";
+            Err(UsageError(message.to_owned()).into())
+        }
+        _ => bulk::run(session, arguments, change, request).await,
     }
 }
 
 /// One call: the server finds the machine by id or name, so that an app need not be allowed to read machines.
-async fn change(session: &Session, arguments: &ChangeArguments, route: &str) -> Result<Outcome> {
-    let request = ActionRequest { comment: Some(arguments.comment.clone()) };
-    let reply = session.client.post(&["api", "machines", &arguments.machine, route], &request).await?;
+async fn one(
+    session: &Session,
+    arguments: &ChangeArguments,
+    change: Change,
+    machine: &str,
+    request: &ActionRequest,
+) -> Result<Outcome> {
+    let path = ["api", "machines", machine, change.route()];
+    let reply = session.client.post_once(&path, request, arguments.idempotency_key.as_deref()).await?;
     if arguments.wait {
         wait::until_final(session, reply, arguments.timeout).await
     } else {
         wait::not_at_all(session, &reply)
     }
+}
+
+fn table_of_available(actions: &[AvailableAction]) -> Table {
+    let columns = [("ACTION", Fit::Whole), ("AVAILABLE", Fit::Whole), ("WHY NOT", Fit::Cut)];
+    Table::new(&columns, actions, |action| {
+        vec![
+            action.action.clone(),
+            if action.is_available { "yes" } else { "no" }.to_owned(),
+            action.not_supported_reason.clone().unwrap_or_default(),
+        ]
+    })
 }
 
 fn table(machines: &[Machine]) -> Table {
@@ -112,7 +250,9 @@ fn shown(machine: &Machine) -> String {
         ("generation", Some(restriction.generation.to_string())),
         ("since", restriction.since.map(|since| since.to_string())),
         ("policy", restriction.policy.clone()),
+        ("ends", restriction.ends_at.map(|ends| ends.to_string())),
         ("enforced by", restriction.backend.clone()),
+        ("machine group", machine.rbac_group_name.clone()),
         ("health", Some(machine.health_status.clone())),
         ("first seen", Some(machine.first_seen.to_string())),
         ("last seen", Some(machine.last_seen.to_string())),

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use api_types::policy::{Policy, PolicyDocument, Rule};
+use api_types::policy::{Policy, PolicyApplied, PolicyChange, PolicyDocument, Rule};
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 
-use crate::client::Reply;
+use crate::commands::{below, options};
+use crate::difference;
+use crate::http::Reply;
 use crate::outcome::Outcome;
 use crate::output::{record, write};
 use crate::policy_file;
@@ -15,7 +17,8 @@ use crate::session::Session;
 use crate::table::{Fit, Table};
 use crate::text::seconds;
 
-const POLICIES: [&str; 4] = ["api", "cordon", "v1", "policies"];
+/// The collection.
+pub(crate) const POLICIES: [&str; 4] = ["api", "cordon", "v1", "policies"];
 
 /// See and change the predefined sets of programs
 #[derive(Debug, Subcommand)]
@@ -37,6 +40,27 @@ pub(crate) enum PolicyCommand {
         /// The policy: *.toml or *.json, or standard input (-)
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
+        /// Only tell what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List the revisions of an allow policy, the newest first
+    Revisions {
+        /// Its name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+    },
+    /// Tell what differs between two revisions of an allow policy
+    Diff {
+        /// Its name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+        /// The older revision [default: the one before the newer]
+        #[arg(long, value_name = "N")]
+        from: Option<u64>,
+        /// The newer revision [default: the newest]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        to: Option<u64>,
     },
 }
 
@@ -48,7 +72,7 @@ pub(crate) async fn run(command: &PolicyCommand, session: &Session) -> Result<Ou
             session.output.list(&policies, table)?;
         }
         PolicyCommand::Show { name, file } => {
-            let reply = session.client.get(&[&POLICIES[..], &[name]].concat()).await?;
+            let reply = session.client.get(&below(&POLICIES, &[name])).await?;
             if *file {
                 let Policy { name, profile, rules, .. } = reply.decode()?;
                 write(&toml::to_string(&PolicyDocument { name, profile, rules })?, "")?;
@@ -56,10 +80,26 @@ pub(crate) async fn run(command: &PolicyCommand, session: &Session) -> Result<Ou
                 print(session, &reply)?;
             }
         }
-        PolicyCommand::Apply { file } => {
+        PolicyCommand::Apply { file, dry_run } => {
             let document = policy_file::read(file)?;
-            let path = [&POLICIES[..], &[&document.name]].concat();
-            print(session, &session.client.put(&path, &document).await?)?;
+            let path = below(&POLICIES, &[&document.name]);
+            let query = if *dry_run { &[("dryRun", "true".to_owned())][..] } else { &[] };
+            let reply = session.client.put(&path, query, &document).await?;
+            if *dry_run {
+                session.output.entity(&reply, |planned: &PolicyApplied| changed(&planned.change))?;
+            } else {
+                print(session, &reply)?;
+            }
+        }
+        PolicyCommand::Revisions { name } => {
+            let revisions = session.client.list(&below(&POLICIES, &[name, "revisions"]), &[]).await?;
+            session.output.list(&revisions, table_of_revisions)?;
+        }
+        PolicyCommand::Diff { name, from, to } => {
+            let query =
+                options([("from", from.map(|from| from.to_string())), ("to", to.map(|to| to.to_string()))]);
+            let reply = session.client.get_where(&below(&POLICIES, &[name, "diff"]), &query).await?;
+            session.output.entity(&reply, changed)?;
         }
     }
     Ok(Outcome::Done)
@@ -88,6 +128,45 @@ fn table(policies: &[Policy]) -> Table {
             policy.digest.clone(),
         ]
     })
+}
+
+fn table_of_revisions(policies: &[Policy]) -> Table {
+    let columns = [
+        ("REVISION", Fit::Whole),
+        ("SAVED (UTC)", Fit::Whole),
+        ("PROFILE", Fit::Whole),
+        ("RULES", Fit::Whole),
+        ("SAVED BY", Fit::Optional),
+        ("DIGEST", Fit::Optional),
+    ];
+    Table::new(&columns, policies, |policy| {
+        vec![
+            policy.revision.to_string(),
+            seconds(policy.last_update_date_time_utc),
+            policy.profile.clone(),
+            policy.rules.len().to_string(),
+            policy.last_update_by.clone(),
+            policy.digest.clone(),
+        ]
+    })
+}
+
+/// What differs, and the machine groups that it is about.
+fn changed(change: &PolicyChange) -> String {
+    let from = change.from_revision.map_or_else(|| "nothing".to_owned(), |from| format!("revision {from}"));
+    let head = record([
+        ("policy", Some(change.name.clone())),
+        ("from", Some(from)),
+        ("to", Some(format!("revision {}", change.to_revision))),
+        ("machine groups", (!change.machine_groups.is_empty()).then(|| change.machine_groups.join(", "))),
+    ]);
+    let differences = difference::of_change(change);
+    let rest = if differences.is_empty() {
+        "nothing differs\n".to_owned()
+    } else {
+        difference::rendered(&differences)
+    };
+    head + &rest
 }
 
 fn shown(policy: &Policy) -> String {

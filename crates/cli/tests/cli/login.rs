@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use expect_test::{Expect, expect};
 
 use crate::program::{Program, Run};
-use crate::stand_in::{Answer, CLIENT_ID, SECRET, StandIn, machine};
+use crate::stand_in::{Answer, CLIENT_ID, SECRET, StandIn, machine, person_token};
 
 fn server() -> StandIn {
     StandIn::start(|_, _| Answer::ok(&serde_json::json!({ "value": [machine("lab-042")] })))
@@ -202,4 +202,139 @@ fn a_server_that_is_not_there_is_told() {
     server.url = "https://does-not-exist.invalid".to_owned();
     let run = login(&program, &server, &[]);
     assert!(run.error(1).starts_with("cannot reach https://does-not-exist.invalid: "), "{run:?}");
+}
+
+fn sign_in(program: &Program, server: &StandIn, more: &[&str]) -> Run {
+    let arguments = [&["login", "--server", &server.url, "--ca-pin", &server.ca_pin], more].concat();
+    program.run(&arguments)
+}
+
+#[test]
+fn a_person_signs_in_by_device_code() {
+    let (server, program) = (server(), Program::bare());
+    server.people.lock().unwrap().refusals = vec!["authorization_pending"];
+    let run = sign_in(&program, &server, &[]);
+    assert_eq!(run.result(), "");
+    let profile = program.profile_file();
+    let stderr = run.stderr.replace(&server.url, "URL").replace(profile.to_str().unwrap(), "FILE");
+    expect![[r#"
+        to sign in, open  https://cordon.example/device
+        and enter         BDSD-HQMK
+        signed in to URL as ann@example.org; profile "default" is in FILE
+    "#]]
+    .assert_eq(&stderr);
+    assert_eq!(fs::metadata(&profile).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(program.run(&["machine", "list"]).result().contains("lab-042"));
+    assert_eq!(server.calls().pop().unwrap().token, Some(person_token(1)));
+    let client = "c07d0000-0000-4000-8000-000000000001";
+    let poll = format!(
+        "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Adevice_code&client_id={client}&device_code=device-1"
+    );
+    let begin = format!("client_id={client}&scope=https%3A%2F%2Fcordon.example%2F.default+offline_access");
+    assert_eq!(server.people.lock().unwrap().forms, [begin, poll.clone(), poll]);
+
+    expect![[r#"
+        server      URL
+        user        ann@example.org
+        app         c07d0000-0000-4000-8000-000000000001
+        scopes      Machine.Read, Machine.RestrictExecution
+        groups      responders
+        issuer      https://cordon.example/7e9a/v2.0
+        audience    https://cordon.example
+        token ends  2026-03-02T09:14:55Z
+    "#]]
+    .assert_eq(&program.run(&["whoami"]).result().replace(&server.url, "URL"));
+    let json: serde_json::Value =
+        serde_json::from_str(program.run(&["whoami", "-o", "json"]).result()).unwrap();
+    assert_eq!((&json["kind"], &json["name"]), (&"user".into(), &"ann@example.org".into()));
+    program.run(&["logout"]).result();
+    assert!(!profile.exists());
+}
+
+#[test]
+fn a_person_who_declines_is_not_signed_in() {
+    let (server, program) = (server(), Program::bare());
+    for (refusal, code, expected) in [
+        ("access_denied", 4, "cordon: the sign-in was declined: no token for you: access_denied: told"),
+        ("expired_token", 1, "cordon: nobody signed in while the code counted: run cordon login again"),
+    ] {
+        server.people.lock().unwrap().refusals = vec![refusal];
+        let run = sign_in(&program, &server, &[]);
+        assert_eq!((run.code, run.stderr.lines().last()), (code, Some(expected)), "{run:?}");
+    }
+    assert!(!program.profile_file().exists());
+}
+
+#[test]
+fn tokens_of_a_person_are_renewed_and_each_refresh_token_is_used_once() {
+    let (server, program) = (server(), Program::bare());
+    server.people.lock().unwrap().valid = vec![30];
+    sign_in(&program, &server, &[]).result();
+    for run in 2..4 {
+        program.run(&["machine", "list"]).result();
+        assert_eq!(server.calls().pop().unwrap().token, Some(person_token(run)));
+        let used = server.people.lock().unwrap().forms.pop().unwrap();
+        assert!(used.contains(&format!("&refresh_token=refresh-{}&", run - 1)), "{used}");
+    }
+    // Somebody else used the refresh token.
+    let text = fs::read_to_string(program.profile_file()).unwrap();
+    fs::write(program.profile_file(), text.replace("refresh-3", "refresh-2")).unwrap();
+    let run = program.run(&["machine", "list"]);
+    expect!["the sign-in of this profile has ended (invalid_grant: told): run cordon login again"]
+        .assert_eq(run.error(4));
+}
+
+#[test]
+fn runs_at_the_same_time_renew_a_token_once() {
+    let (server, program) = (server(), Program::bare());
+    server.people.lock().unwrap().valid = vec![30, 3600];
+    sign_in(&program, &server, &[]).result();
+    let runs: Vec<_> = (0..4).map(|_| program.command(&["machine", "list"]).spawn().unwrap()).collect();
+    for run in runs {
+        let output = run.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let forms = server.people.lock().unwrap().forms.clone();
+    assert_eq!(forms.iter().filter(|form| form.contains("grant_type=refresh_token")).count(), 1);
+}
+
+#[test]
+fn a_kept_token_that_the_server_no_longer_takes_is_renewed() {
+    let server = StandIn::start(|_, call| {
+        if call.token == Some(person_token(1)) && !call.line.contains("top") {
+            return Answer::error(401, "Unauthorized", "the token was signed with another key");
+        }
+        Answer::ok(&serde_json::json!({ "value": [machine("lab-042")] }))
+    });
+    let program = Program::bare();
+    sign_in(&program, &server, &[]).result();
+    program.run(&["machine", "list"]).result();
+    program.run(&["machine", "list"]).result();
+    let tokens: Vec<_> = server.calls().into_iter().filter_map(|call| call.token).collect();
+    assert_eq!(tokens, [1, 1, 2, 2].map(person_token), "the new one is kept");
+}
+
+#[test]
+fn a_person_signs_in_by_another_issuer() {
+    let (server, other, program) = (server(), server(), Program::bare());
+    other.people.lock().unwrap().valid = vec![30];
+    let (issuer, ca_file) = (format!("{}/issuer", other.url), program.file("idp.pem", &other.ca_certificate));
+    let options = ["--issuer", &issuer, "--issuer-ca-file", ca_file.to_str().unwrap(), "--client-id", "cli"];
+    let more = ["--resource", "https://cordon.example"];
+    sign_in(&program, &server, &[&options[..], &more].concat()).result();
+    program.run(&["machine", "list"]).result();
+    assert_eq!(server.calls().pop().unwrap().token, Some(person_token(2)), "renewed by that issuer");
+    let forms = other.people.lock().unwrap().forms.clone();
+    let asked =
+        "scope=https%3A%2F%2Fcordon.example%2F.default+offline_access&resource=https%3A%2F%2Fcordon.example";
+    assert_eq!(forms[0], format!("client_id=cli&{asked}"));
+    assert_eq!(forms[2], format!("grant_type=refresh_token&client_id=cli&refresh_token=refresh-1&{asked}"));
+    assert!(server.people.lock().unwrap().forms.is_empty());
+
+    assert_eq!(sign_in(&program, &server, &["--issuer", &issuer]).code, 2, "which client there?");
+    let run = sign_in(&program, &server, &["--issuer", "http://idp.example", "--client-id", "cli"]);
+    assert!(run.error(2).contains("must be an https URL"), "{run:?}");
+    other.people.lock().unwrap().issuer = Some("https://elsewhere.example".to_owned());
+    let run = sign_in(&program, &server, &options);
+    assert!(run.error(1).ends_with("is of another issuer, \"https://elsewhere.example\""), "{run:?}");
 }

@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic, and so may what helps it")]
 
 mod admin;
+mod apply;
+mod bulk;
 mod help;
 mod list;
 mod login;

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use api_types::error::{ErrorBody, ErrorEnvelope};
 use api_types::machine::{ExecutionRestriction, Machine};
 use api_types::machine_action::MachineAction;
-use api_types::token::{TokenError, TokenV2};
+use api_types::token::TokenError;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -17,6 +19,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
@@ -35,6 +38,8 @@ pub(crate) struct Call {
     pub(crate) line: String,
     pub(crate) body: String,
     pub(crate) token: Option<String>,
+    /// The `Idempotency-Key`.
+    pub(crate) key: Option<String>,
 }
 
 /// A reply.
@@ -50,6 +55,8 @@ pub(crate) struct StandIn {
     pub(crate) url: String,
     pub(crate) ca_certificate: String,
     pub(crate) ca_pin: String,
+    /// How people sign in here, and what came of it.
+    pub(crate) people: Arc<Mutex<People>>,
     calls: Arc<Mutex<Vec<Call>>>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -66,9 +73,12 @@ impl StandIn {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let people = Arc::new(Mutex::new(People { url: url.clone(), ..People::default() }));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let site = Arc::new(Mutex::new(Site { answer, challenge, calls: Arc::clone(&calls), tokens: 0 }));
+        let site =
+            Site { answer, challenge, calls: Arc::clone(&calls), tokens: 0, people: Arc::clone(&people) };
+        let site = Arc::new(Mutex::new(site));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -78,7 +88,7 @@ impl StandIn {
                 }
             });
         });
-        Self { url, ca_certificate, ca_pin, calls, stop: Some(stop), thread: Some(thread) }
+        Self { url, ca_certificate, ca_pin, people, calls, stop: Some(stop), thread: Some(thread) }
     }
 
     /// A server that answers every call, but says to nobody where to get a token.
@@ -113,6 +123,90 @@ impl Drop for StandIn {
     }
 }
 
+/// The device code flow (RFC 8628) and refresh tokens that count once, of the server's own issuer and, below `/issuer`,
+/// of another one.
+#[derive(Default)]
+pub(crate) struct People {
+    url: String,
+    /// What polls are refused with, before the sign-in counts.
+    pub(crate) refusals: Vec<&'static str>,
+    /// Seconds that each access token is valid for; the last one goes for all that follow.
+    pub(crate) valid: Vec<u64>,
+    /// What the sign-in calls itself, instead of itself.
+    pub(crate) issuer: Option<String>,
+    /// Forms as they came, of all endpoints.
+    pub(crate) forms: Vec<String>,
+    granted: usize,
+}
+
+impl People {
+    fn handle(&mut self, call: &Call) -> Option<Answer> {
+        let url = &self.url;
+        match call.line.as_str() {
+            "GET /issuer/.well-known/openid-configuration" => {
+                let issuer = self.issuer.clone().unwrap_or_else(|| format!("{url}/issuer"));
+                Some(Answer::ok(&json!({
+                    "issuer": issuer, "token_endpoint": format!("{url}/issuer/token"),
+                    "device_authorization_endpoint": format!("{url}/issuer/device"), "jwks_uri": "x"
+                })))
+            }
+            "POST /7e9a/oauth2/v2.0/devicecode" | "POST /issuer/device" => {
+                self.forms.push(call.body.clone());
+                Some(Answer::ok(&json!({
+                    "device_code": "device-1", "user_code": "BDSD-HQMK", "expires_in": 900, "interval": 1,
+                    "verification_uri": "https://cordon.example/device", "message": "ignored"
+                })))
+            }
+            "POST /7e9a/oauth2/v2.0/token" | "POST /issuer/token" => self.token(&call.body),
+            _ => None,
+        }
+    }
+
+    fn token(&mut self, form: &str) -> Option<Answer> {
+        let field = |name: &str| {
+            let fields = form.split('&').filter_map(|field| field.split_once('='));
+            fields.into_iter().find(|(field, _)| *field == name).map(|(_, value)| value.to_owned())
+        };
+        let refused = |error: &str| {
+            Some(Answer {
+                status: 400,
+                ..Answer::ok(&json!({ "error": error, "error_description": "told" }))
+            })
+        };
+        match field("grant_type")?.as_str() {
+            "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Adevice_code" => {
+                self.forms.push(form.to_owned());
+                if !self.refusals.is_empty() {
+                    return refused(self.refusals.remove(0));
+                }
+            }
+            "refresh_token" => {
+                self.forms.push(form.to_owned());
+                if field("refresh_token")? != format!("refresh-{}", self.granted) {
+                    return refused("invalid_grant");
+                }
+            }
+            _ => return None,
+        }
+        self.granted += 1;
+        let valid = self.valid.get(self.granted - 1).or(self.valid.last()).copied().unwrap_or(3600);
+        Some(Answer::ok(&json!({
+            "token_type": "Bearer", "expires_in": valid, "access_token": person_token(self.granted),
+            "refresh_token": format!("refresh-{}", self.granted), "scope": "x"
+        })))
+    }
+}
+
+/// The access token that is granted to the person as the `number`th: what it says, unsigned.
+pub(crate) fn person_token(number: usize) -> String {
+    let claims = json!({
+        "iss": "https://cordon.example/7e9a/v2.0", "aud": PUBLIC_URL, "exp": 1_772_442_895, "jti": number,
+        "preferred_username": "ann@example.org", "scp": "Machine.Read Machine.RestrictExecution",
+        "azp": "c07d0000-0000-4000-8000-000000000001", "groups": ["responders"]
+    });
+    format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()))
+}
+
 /// What a caller without a token is told.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Challenge {
@@ -125,6 +219,7 @@ struct Site {
     challenge: Challenge,
     calls: Arc<Mutex<Vec<Call>>>,
     tokens: u32,
+    people: Arc<Mutex<People>>,
 }
 
 async fn serve(listener: std::net::TcpListener, acceptor: TlsAcceptor, site: Arc<Mutex<Site>>) {
@@ -149,9 +244,10 @@ async fn handle(
     let line = format!("{} {}", request.method(), request.uri().path_and_query().unwrap());
     let token = request.headers().get("authorization").map(|value| value.to_str().unwrap().to_owned());
     let token = token.map(|token| token.strip_prefix("Bearer ").unwrap().to_owned());
+    let key = request.headers().get("idempotency-key").map(|value| value.to_str().unwrap().to_owned());
     let body =
         request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let call = Call { line, body: String::from_utf8(body.to_vec()).unwrap(), token };
+    let call = Call { line, body: String::from_utf8(body.to_vec()).unwrap(), token, key };
     let answer = site.lock().unwrap().handle(&call);
     let mut response = Response::builder().status(answer.status).header("content-type", "application/json");
     if let Some((name, value)) = answer.header {
@@ -162,6 +258,9 @@ async fn handle(
 
 impl Site {
     fn handle(&mut self, call: &Call) -> Answer {
+        if let Some(answer) = self.people.lock().unwrap().handle(call) {
+            return answer;
+        }
         if call.line == "POST /7e9a/oauth2/v2.0/token" {
             return self.token(&call.body);
         }
@@ -198,12 +297,10 @@ impl Site {
             return Answer { status: 401, ..Answer::ok(&error) };
         }
         self.tokens += 1;
-        Answer::ok(&TokenV2 {
-            token_type: "Bearer".to_owned(),
-            expires_in: 3600,
-            ext_expires_in: 3600,
-            access_token: format!("token-{}", self.tokens),
-        })
+        Answer::ok(&json!({
+            "token_type": "Bearer", "expires_in": 3600, "ext_expires_in": 3600,
+            "access_token": format!("token-{}", self.tokens)
+        }))
     }
 }
 
@@ -334,6 +431,7 @@ pub(crate) fn machine(name: &str) -> Machine {
             policy: Some("default".to_owned()),
             drift: true,
             backend: Some("fanotify".to_owned()),
+            ends_at: None,
         },
     }
 }

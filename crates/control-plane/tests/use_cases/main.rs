@@ -1,34 +1,54 @@
 //! The use cases on a real database, with machines whose gates sign real receipts.
 #![cfg(test)]
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use control_plane::{Caller, ControlPlane, CurrentOrder, Error, Links, ReportedState, Request, Settings};
+use control_plane::{
+    AppDraft, Bearer, Caller, ControlPlane, CurrentOrder, Error, Groups, Links, MachineGroupDraft,
+    ReportedState, Request,
+};
+use domain::app::{App, CLI_APP_ID};
+use domain::audit_entry::AuditEntry;
 use domain::machine::{Capabilities, MachineId, System};
 use domain::machine_action::{MachineAction, MachineActionId, RequestSource, Status};
-use domain::permission::Permission;
+use domain::machine_group::{Condition, RuleOperator, RuleProperty};
+use domain::permission::{Permission, Right};
 use domain::rate_limit::RateLimit;
 use domain::restriction::{CanaryOutcome, Desired, Probe, Tier};
+use domain::role::{ADMINISTRATOR, Role};
+use domain::settings::{BlastRadius, Settings};
 use domain::time::Timestamp;
 use orders::{Outcome, Receipt, SigningKey, TrustedKeys, VerifiedOrder, VerifiedPolicy};
-use store::Store;
+use store::audit_entry::AuditFilter;
+use store::{Store, StoreError};
 use uuid::Uuid;
 
+mod access;
+mod app;
+mod bulk;
+mod expiry;
 mod machine_action;
+mod machine_group;
 mod others;
+mod policy;
+mod role;
+mod settings;
+mod user;
 
 const REMOTE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Room for any test.
 const GENEROUS: Settings = Settings {
     rate_limit: RateLimit::per_minute_and_hour(1000, 1000),
     action_deadline: Duration::from_secs(3600),
+    blast_radius: BlastRadius::DEFAULT,
 };
 
-/// Remembers which machines were to be told of an order.
+/// Remembers which machines were to be told of an order, and which are connected.
 #[derive(Default)]
-struct Told(Mutex<Vec<MachineId>>);
+struct Told(Mutex<Vec<MachineId>>, Mutex<HashSet<MachineId>>);
 
 impl Links for Told {
     fn order_changed(&self, machine: MachineId) {
@@ -36,10 +56,16 @@ impl Links for Told {
     }
 
     fn policies_changed(&self) {}
+
+    fn is_connected(&self, machine: MachineId) -> bool {
+        self.1.lock().unwrap().contains(&machine)
+    }
 }
 
 struct Deployment {
     control: ControlPlane,
+    /// The database itself, for what no use case does.
+    store: Store,
     told: Arc<Told>,
     folder: tempfile::TempDir,
 }
@@ -54,14 +80,14 @@ impl Deployment {
         let told = Arc::new(Told::default());
         let key = SigningKey::from_seed(&[1; 32]);
         let links: Arc<dyn Links> = Arc::<Told>::clone(&told);
-        let control = ControlPlane::open(store, key, settings, links).await.unwrap();
-        Self { control, told, folder }
+        let control = ControlPlane::open(store.clone(), key, settings, links).await.unwrap();
+        Self { control, store, told, folder }
     }
 
     /// The same database after a restart.
     async fn restarted(self, settings: Settings) -> Self {
-        let Self { control, told: _, folder } = self;
-        drop(control);
+        let Self { control, store, told: _, folder } = self;
+        drop((control, store));
         Self::open(folder, settings).await
     }
 
@@ -81,10 +107,67 @@ impl Deployment {
         self.control.order_current(machine.id).await.unwrap()
     }
 
+    /// The audit log, oldest first.
+    async fn entries(&self) -> Vec<AuditEntry> {
+        let filter = AuditFilter { top: 1000, ..AuditFilter::default() };
+        let entries = self.control.audit_entry_list(&operator(), filter).await.unwrap();
+        entries.into_iter().rev().map(|(_, entry)| entry).collect()
+    }
+
     /// The audit log's operations, oldest first.
     async fn operations(&self) -> Vec<String> {
-        let entries = self.control.audit_entry_list(&operator(), None, 1000).await.unwrap();
-        entries.into_iter().rev().map(|(_, entry)| entry.operation).collect()
+        self.entries().await.into_iter().map(|entry| entry.operation).collect()
+    }
+
+    /// Enrolls machines that never connect, with the numbers 0 and up.
+    async fn enroll_many(&self, count: usize) -> Vec<MachineId> {
+        let ids: Vec<MachineId> = (0..count).map(numbered).collect();
+        let enrolled = ids.clone();
+        let at = Timestamp::from(std::time::SystemTime::now());
+        let key = SigningKey::from_seed(&[7; 32]).public_key().to_string();
+        self.store
+            .write(move |tx| {
+                for (number, id) in enrolled.into_iter().enumerate() {
+                    store::machine::machine_enroll(tx, id, &key, &format!("fleet-{number}"), at)?;
+                }
+                Ok::<_, StoreError>(())
+            })
+            .await
+            .unwrap();
+        ids
+    }
+
+    /// Makes an app; its name is made up.
+    async fn app(&self, permissions: &[Permission], machine_groups: Option<&[&str]>) -> App {
+        let name = format!("app {}", Uuid::new_v4());
+        let draft = AppDraft { machine_groups: machine_groups.map(texts), ..app_draft(&name, permissions) };
+        self.control.app_create(&operator(), draft).await.unwrap().0
+    }
+
+    /// A new app as a caller.
+    async fn app_caller(&self, permissions: &[Permission], machine_groups: Option<&[&str]>) -> Caller {
+        let app = self.app(permissions, machine_groups).await;
+        self.control.caller(bearer(&app)).unwrap()
+    }
+
+    /// A person of another issuer, with all scopes.
+    fn person(&self, name: &str, groups: &[&str]) -> Caller {
+        self.control.caller(claimed(name, groups)).unwrap()
+    }
+
+    async fn role(&self, name: &str, rights: &[Right], user_groups: &[&str]) {
+        self.control.role_save(&operator(), role(name, rights, user_groups)).await.unwrap();
+    }
+
+    /// Makes or changes a machine group.
+    async fn group(&self, name: &str, rule: &[(RuleProperty, RuleOperator, &str)], user_groups: &[&str]) {
+        let draft = MachineGroupDraft { user_groups: texts(user_groups), ..group_draft(name, rule) };
+        self.control.machine_group_save(&operator(), name, draft).await.unwrap();
+    }
+
+    /// The name of a machine's group.
+    async fn group_of(&self, machine: MachineId) -> String {
+        self.control.machine_fetch(&operator(), &machine.to_string()).await.unwrap().group_name
     }
 }
 
@@ -93,7 +176,101 @@ fn operator() -> Caller {
 }
 
 fn request() -> Request {
-    Request { comment: "why".to_owned(), source: RequestSource::PublicApi }
+    Request {
+        comment: "why".to_owned(),
+        source: RequestSource::PublicApi,
+        external_id: None,
+        expires_in: None,
+        policy: None,
+        idempotency_key: None,
+    }
+}
+
+fn app_draft(name: &str, permissions: &[Permission]) -> AppDraft {
+    AppDraft {
+        name: name.to_owned(),
+        permissions: permissions.to_vec(),
+        is_public: false,
+        redirect_uris: Vec::new(),
+        machine_groups: None,
+        bulk_machines_max: None,
+    }
+}
+
+fn group_draft(name: &str, rule: &[(RuleProperty, RuleOperator, &str)]) -> MachineGroupDraft {
+    let condition = |(property, operator, value): &(RuleProperty, RuleOperator, &str)| Condition {
+        property: *property,
+        operator: *operator,
+        value: (*value).to_owned(),
+    };
+    MachineGroupDraft {
+        name: name.to_owned(),
+        description: String::new(),
+        rank: None,
+        rule: rule.iter().map(condition).collect(),
+        user_groups: Vec::new(),
+        policy: None,
+    }
+}
+
+fn role(name: &str, rights: &[Right], user_groups: &[&str]) -> Role {
+    Role {
+        name: name.to_owned(),
+        description: String::new(),
+        rights: rights.iter().copied().collect(),
+        user_groups: texts(user_groups),
+        bulk_machines_max: None,
+    }
+}
+
+/// The token of an app that claims everything: what counts is what the app holds.
+fn bearer(app: &App) -> Bearer {
+    Bearer::App { app: app.id.to_string(), permissions: Permission::ALL.to_vec() }
+}
+
+/// The token of a person of another issuer, with all scopes.
+fn claimed(name: &str, groups: &[&str]) -> Bearer {
+    Bearer::User {
+        app: CLI_APP_ID.to_string(),
+        name: name.to_owned(),
+        scopes: Permission::ALL.to_vec(),
+        groups: Groups::Claimed(texts(groups)),
+    }
+}
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// A machine id that no machine with a gate of its own has.
+fn numbered(number: usize) -> MachineId {
+    let mut id = [0xfe; 20];
+    id[12..].copy_from_slice(&number.to_be_bytes());
+    MachineId(id)
+}
+
+/// Checks that a result is one error; its text.
+#[track_caller]
+fn refused<T>(result: Result<T, Error>, is_expected: impl FnOnce(&Error) -> bool) -> String {
+    let error = result.err().expect("this was to be refused");
+    assert!(is_expected(&error), "{error:?}");
+    error.to_string()
+}
+
+fn is_not_found(error: &Error) -> bool {
+    matches!(error, Error::NotFound { .. })
+}
+
+fn is_invalid(error: &Error) -> bool {
+    matches!(error, Error::InvalidInput(_))
+}
+
+fn is_disallowed(error: &Error) -> bool {
+    matches!(error, Error::Disallowed(_))
+}
+
+fn is_unauthenticated(error: &Error) -> bool {
+    matches!(error, Error::Unauthenticated(_))
 }
 
 /// A machine with a gate of its own.
@@ -124,8 +301,13 @@ impl Machine {
     }
 
     async fn connect(&self, deployment: &Deployment, generation: u64, restricted: bool) {
+        let name = format!("lab-{}", self.id.0[0]);
+        self.connect_as(deployment, &name, generation, restricted).await;
+    }
+
+    async fn connect_as(&self, deployment: &Deployment, name: &str, generation: u64, restricted: bool) {
         let system = System {
-            computer_dns_name: format!("lab-{}", self.id.0[0]),
+            computer_dns_name: name.to_owned(),
             os_platform: "Linux".to_owned(),
             ..System::default()
         };

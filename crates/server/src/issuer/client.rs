@@ -27,9 +27,9 @@ pub(super) async fn authenticate(
         state.issuer.failures_by_network.fail(network, now);
         tracing::warn!(address = %peer.address, "an application's login was refused");
     }
-    app.map_err(|refused| Refused {
-        challenge: request.by_header && refused.error == "invalid_client",
-        ..refused
+    app.map_err(|mut refused| {
+        refused.challenge = request.by_header && refused.error == "invalid_client";
+        refused
     })
 }
 

@@ -78,7 +78,7 @@ impl Refused {
     }
 
     /// A fault of the server or its store, which is logged here.
-    pub(super) fn fault(error: &dyn std::error::Error) -> Self {
+    pub(super) fn fault(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error, "a sign-in could not be carried out");
         Self::unavailable()
     }

@@ -16,6 +16,7 @@ mod enrollment_token;
 mod execution_event;
 mod external_issuer;
 mod policy;
+mod sign_in;
 mod token;
 mod token_attack;
 

@@ -39,14 +39,16 @@ impl Place {
     async fn start_with(set: impl FnOnce(&mut Config)) -> Self {
         let server = TestServer::start_with(set).await;
         let admin = server.admin();
-        let ann = json!({"name": "Ann@lab.example", "displayName": "Ann", "groups": ["soc"], "password": PASSWORD});
+        let ann =
+            json!({"name": "Ann@lab.example", "displayName": "Ann", "groups": ["soc"], "password": PASSWORD});
         admin.post("/api/cordon/v1/users", &ann).await.expect_status(201);
         let role = json!({
-            "description": "", "rights": ["View data", "Active remediation actions"], "userGroups": ["soc"],
+            "name": "responder", "rights": ["View data", "Active remediation actions"], "userGroups": ["soc"],
         });
         let reply = admin.put("/api/cordon/v1/roles/responder", &role).await;
         assert!(reply.status < 300, "{}", reply.text);
-        let browser = http_client(&server.initialized.ca_certificate, |builder| builder.redirect(Policy::none()));
+        let browser =
+            http_client(&server.initialized.ca_certificate, |builder| builder.redirect(Policy::none()));
         Self { server, browser }
     }
 
@@ -132,7 +134,8 @@ impl Place {
     }
 
     async fn audited(&self, operation: &str) -> Vec<Value> {
-        let reply = self.server.admin().get(&format!("/api/cordon/v1/auditEntries?operation={operation}")).await;
+        let reply =
+            self.server.admin().get(&format!("/api/cordon/v1/auditEntries?operation={operation}")).await;
         reply.expect_status(200)["value"].as_array().unwrap().clone()
     }
 
@@ -185,7 +188,9 @@ async fn a_person_signs_in_on_the_page_and_uses_the_api() {
         assert!(policy.contains(part), "{policy}");
     }
     assert_eq!(page.headers["cache-control"], "no-store");
-    for part in ["autocomplete=\"current-password\"", "see machines", "soar.example", "&quot;&gt;&lt;script&gt;"] {
+    for part in
+        ["autocomplete=\"current-password\"", "see machines", "soar.example", "&quot;&gt;&lt;script&gt;"]
+    {
         assert!(page.text.contains(part), "{part}: {}", page.text);
     }
     assert!(!page.text.contains("<script"), "{}", page.text);
@@ -289,7 +294,11 @@ async fn nobody_is_sent_to_where_an_app_is_not() {
                 assert_eq!(reply.status, 400, "{changes:?}: {}", reply.text);
                 assert!(!reply.headers.contains_key("location"), "{changes:?}");
                 assert!(reply.headers["content-type"].to_str().unwrap().starts_with("text/html"));
-                assert!(!reply.text.contains("evil.example") && !reply.text.contains("<b>"), "{}", reply.text);
+                assert!(
+                    !reply.text.contains("evil.example") && !reply.text.contains("<b>"),
+                    "{}",
+                    reply.text
+                );
             }
         }
     }
@@ -345,9 +354,12 @@ async fn an_answer_can_be_a_form_that_the_person_sends_on() {
     let url = place.authorize(&app, &[("response_mode", "form_post"), ("state", "\"><script>")]);
     let reply = place.sign_in(url, PASSWORD).await;
     assert_eq!(reply.status, 200);
-    for part in ["method=\"post\" action=\"https://soar.example/callback?x=1\"", "name=\"code\" value=\"cordon-code-",
-        "name=\"iss\"", "value=\"&quot;&gt;&lt;script&gt;\""]
-    {
+    for part in [
+        "method=\"post\" action=\"https://soar.example/callback?x=1\"",
+        "name=\"code\" value=\"cordon-code-",
+        "name=\"iss\"",
+        "value=\"&quot;&gt;&lt;script&gt;\"",
+    ] {
         assert!(reply.text.contains(part), "{part}: {}", reply.text);
     }
     assert!(!reply.text.contains("<script"));
@@ -393,7 +405,8 @@ async fn a_session_ends_when_it_was_idle_or_the_account_changed() {
     let idle = place.tokens(&app).await;
     let token = idle["refresh_token"].as_str().unwrap().to_owned();
     let handle = digest(token.strip_prefix("cordon-refresh-").unwrap().split_once('.').unwrap().0);
-    let expires = place.server.store().write(move |tx| {
+    let store = place.server.store();
+    let expires = store.write(move |tx| {
         let (session, digests) = session_by_refresh_handle(tx, &handle)?.unwrap();
         session_renew(tx, session.id, Some(&digests), Timestamp::from_unix_seconds(1))?;
         Ok::<_, store::StoreError>(session.expires_at.since(session.signed_in_at))
@@ -404,7 +417,9 @@ async fn a_session_ends_when_it_was_idle_or_the_account_changed() {
     assert!(body["error_description"].as_str().unwrap().contains("expired"), "{body}");
 
     let admin = place.server.admin();
-    for change in [json!({"enabled": false}), json!({"enabled": true, "password": "another pass phrase, longer"})] {
+    for change in
+        [json!({"enabled": false}), json!({"enabled": true, "password": "another pass phrase, longer"})]
+    {
         if change["enabled"] == true {
             // Signed in a second before the change at least: times in tokens are whole seconds.
             let patched = admin.request(Method::PATCH, "/api/cordon/v1/users/ann@lab.example");
@@ -445,7 +460,12 @@ async fn a_device_is_approved_on_the_page() {
     }
     let typed = user_code.to_lowercase().replace('-', " ");
     let approve = |password| {
-        [("user_code", typed.as_str()), ("username", "ann@lab.example"), ("password", password), ("decision", "approve")]
+        [
+            ("user_code", typed.as_str()),
+            ("username", "ann@lab.example"),
+            ("password", password),
+            ("decision", "approve"),
+        ]
     };
     let wrong = place.post(place.url("/deviceauth"), &approve("wrong")).await;
     assert!(wrong.status == 403 && wrong.text.contains("role=\"alert\""), "{}", wrong.text);
@@ -466,7 +486,8 @@ async fn a_device_is_declined_or_comes_too_late() {
     let place = Place::start().await;
     let device = place.device().await;
     let code = device["user_code"].as_str().unwrap();
-    let declined = place.post(place.url("/deviceauth"), &[("user_code", code), ("decision", "decline")]).await;
+    let declined =
+        place.post(place.url("/deviceauth"), &[("user_code", code), ("decision", "decline")]).await;
     assert!(declined.status == 200 && declined.text.contains("Declined"), "{}", declined.text);
     assert_eq!(place.poll(&device).await.expect_status(400)["error"], "access_denied");
 
@@ -487,11 +508,13 @@ async fn a_device_is_declined_or_comes_too_late() {
         polled_at: None,
         decision: None,
     };
-    let created = place.server.store().write(move |tx| {
-        device_code_create(tx, &code, &digest("late"), &digest("BBBBBBBB"))
-    });
+    let store = place.server.store();
+    let created = store.write(move |tx| device_code_create(tx, &code, &digest("late"), &digest("BBBBBBBB")));
     created.await.unwrap();
-    assert_eq!(place.poll(&json!({"device_code": "late"})).await.expect_status(400)["error"], "expired_token");
+    assert_eq!(
+        place.poll(&json!({"device_code": "late"})).await.expect_status(400)["error"],
+        "expired_token"
+    );
     let page = place.get(format!("{}?user_code=BBBB-BBBB", place.url("/deviceauth"))).await;
     assert_eq!(page.status, 404);
 }

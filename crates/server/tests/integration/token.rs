@@ -3,9 +3,14 @@
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use domain::time::Timestamp;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::{ClientBuilder, Method};
 use serde_json::{Value, json};
+use sha2::Digest as _;
+use uuid::Uuid;
 
 use crate::harness::client::{Client, Reply};
 use crate::harness::server::{TestServer, http_client, token_parts};
@@ -113,6 +118,7 @@ async fn errors_have_the_form_of_oauth() {
         ("", form(&server, &[]), 400, "invalid_request"),
         ("/v2.0", form(&server, &[("scope", VENDOR)]), 400, "invalid_scope"),
         ("", form(&server, &[("resource", "https://graph.microsoft.com")]), 400, "invalid_resource"),
+        ("/v2.0", "grant_type=everything&client_id=x".to_owned(), 400, "unsupported_grant_type"),
         ("/v2.0", "grant_type=password&client_id=x&username=u".to_owned(), 400, "unsupported_grant_type"),
     ] {
         let body = send(&server, Method::POST, version, body).await.expect_status(status);
@@ -179,4 +185,229 @@ async fn a_client_may_call_the_server_by_the_vendors_name() {
     for unknown in ["evil.example", "10.0.0.1", "api.securitycenter.microsoft.com.evil.example", "\"><b>"] {
         assert_eq!(context(unknown).await, format!("{}/api/$metadata#Machines", server.url()));
     }
+}
+
+/// An app that signs its assertions.
+struct Signer {
+    server: TestServer,
+    app: String,
+    key: KeyPair,
+}
+
+impl Signer {
+    async fn start() -> Self {
+        let server = TestServer::start().await;
+        let body = json!({"name": "signer", "permissions": ["Machine.Read.All"]});
+        let app = server.admin().post("/api/cordon/v1/apps", &body).await.expect_status(201);
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        let signer = Self { server, app: app["id"].as_str().unwrap().to_owned(), key };
+        signer.add_key(&signer.key.public_key_pem()).await;
+        signer
+    }
+
+    async fn add_key(&self, pem: &str) -> Value {
+        let path = format!("/api/cordon/v1/apps/{}/keys", self.app);
+        let reply = self.server.admin().post(&path, &json!({"pem": pem, "comment": "test"})).await;
+        assert!(matches!(reply.status, 200 | 201), "{}", reply.text);
+        reply.body
+    }
+
+    /// The claims of a good assertion.
+    fn claims(&self) -> Value {
+        let now = Timestamp::from(std::time::SystemTime::now()).unix_seconds();
+        json!({
+            "aud": self.server.token_url("/v2.0"), "iss": self.app, "sub": self.app, "jti": Uuid::new_v4(),
+            "iat": now, "nbf": now, "exp": now + 600,
+        })
+    }
+
+    fn sign(header: &Header, claims: &Value, key: &KeyPair) -> String {
+        let pem = key.serialize_pem();
+        let key = match header.alg {
+            Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(pem.as_bytes()),
+            _ => EncodingKey::from_rsa_pem(pem.as_bytes()),
+        };
+        jsonwebtoken::encode(header, claims, &key.unwrap()).unwrap()
+    }
+
+    async fn send_with(&self, assertion: &str, more: &[(&str, &str)]) -> Reply {
+        let scope = format!("{VENDOR}/.default");
+        let mut form = vec![
+            ("grant_type", "client_credentials"),
+            ("scope", &scope),
+            ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+            ("client_assertion", assertion),
+        ];
+        form.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));
+        form.extend(more);
+        Reply::of(self.server.http.post(self.server.token_url("/v2.0")).form(&form)).await
+    }
+
+    async fn send(&self, assertion: &str) -> Reply {
+        self.send_with(assertion, &[("client_id", &self.app)]).await
+    }
+
+    #[track_caller]
+    fn refused(&self, reply: Reply, why: &str) {
+        let body = reply.expect_status(401);
+        assert_eq!(body["error"], "invalid_client", "{body}");
+        assert_eq!(body["error_codes"], json!([700_027]), "{body}");
+        assert!(body["error_description"].as_str().unwrap().contains(why), "{why}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn an_app_proves_itself_by_an_assertion_of_each_algorithm() {
+    let signer = Signer::start().await;
+    let (rs, ps) = (
+        [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512],
+        [Algorithm::PS256, Algorithm::PS384, Algorithm::PS512],
+    );
+    for algorithm in rs.into_iter().chain(ps) {
+        let assertion = Signer::sign(&Header::new(algorithm), &signer.claims(), &signer.key);
+        let body = signer.send(&assertion).await.expect_status(200);
+        use_token(&signer.server, &body["access_token"]).await;
+    }
+    // Without client_id, for each audience, once as a list.
+    let tenant = format!("{}/{}", signer.server.url(), signer.server.initialized.tenant);
+    for audience in [
+        json!(signer.server.token_url("")),
+        json!(format!("{tenant}/v2.0")),
+        json!([format!("{tenant}/"), "https://other.example"]),
+    ] {
+        let mut claims = signer.claims();
+        claims["aud"] = audience;
+        let assertion = Signer::sign(&Header::new(Algorithm::RS256), &claims, &signer.key);
+        signer.send_with(&assertion, &[]).await.expect_status(200);
+    }
+    // Further keys: found by what the assertion names.
+    for (algorithm, kind) in
+        [(Algorithm::ES256, &PKCS_ECDSA_P256_SHA256), (Algorithm::ES384, &PKCS_ECDSA_P384_SHA384)]
+    {
+        let key = KeyPair::generate_for(kind).unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let added = signer.add_key(&certificate.pem()).await;
+        let mut by_kid = Header::new(algorithm);
+        by_kid.kid = Some(added["thumbprint"].as_str().unwrap().to_uppercase());
+        let mut by_x5t = Header::new(algorithm);
+        // Some libraries pad it.
+        by_x5t.x5t = Some(format!("{}=", added["x5t"].as_str().unwrap()));
+        let mut by_sha256 = Header::new(algorithm);
+        by_sha256.x5t_s256 = Some(URL_SAFE_NO_PAD.encode(sha2::Sha256::digest(certificate.der())));
+        for header in [by_kid, by_x5t, by_sha256] {
+            let assertion = Signer::sign(&header, &signer.claims(), &key);
+            signer.send(&assertion).await.expect_status(200);
+        }
+        let unnamed = Signer::sign(&Header::new(algorithm), &signer.claims(), &key);
+        signer.refused(signer.send(&unnamed).await, "not signed with a key");
+    }
+}
+
+#[tokio::test]
+async fn an_assertion_counts_once() {
+    let signer = Signer::start().await;
+    let claims = signer.claims();
+    let assertion = Signer::sign(&Header::new(Algorithm::RS256), &claims, &signer.key);
+    signer.send(&assertion).await.expect_status(200);
+    signer.refused(signer.send(&assertion).await, "used already");
+    // The same by another algorithm.
+    let again = Signer::sign(&Header::new(Algorithm::PS256), &claims, &signer.key);
+    signer.refused(signer.send(&again).await, "used already");
+}
+
+#[tokio::test]
+async fn assertions_that_prove_nothing_are_refused() {
+    let signer = Signer::start().await;
+    let now = Timestamp::from(std::time::SystemTime::now()).unix_seconds();
+    for (claim, value, why) in [
+        ("exp", Value::Null, "never expires"),
+        ("exp", json!(now - 1), "expired"),
+        ("exp", json!(now + 7200), "more than an hour"),
+        ("exp", json!("9999999999"), "whole seconds"),
+        ("nbf", json!(now + 600), "not valid yet"),
+        ("aud", json!("https://login.microsoftonline.com/common/oauth2/token"), "audience must be"),
+        ("aud", json!(VENDOR), "audience must be"),
+        ("aud", Value::Null, "no audience"),
+        ("iss", json!("https://evil.example"), "must be the client_id"),
+        ("iss", Value::Null, "must be the client_id"),
+        ("sub", json!(signer.server.initialized.client_id), "subject is not"),
+        ("sub", Value::Null, "subject is not"),
+        ("jti", Value::Null, "jti"),
+        ("jti", json!(""), "jti"),
+        ("jti", json!("x".repeat(257)), "jti"),
+        ("jti", json!(7), "jti"),
+    ] {
+        let mut claims = signer.claims();
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(claim);
+        } else {
+            claims[claim] = value.clone();
+        }
+        let assertion = Signer::sign(&Header::new(Algorithm::RS256), &claims, &signer.key);
+        signer.refused(signer.send(&assertion).await, why);
+    }
+}
+
+#[tokio::test]
+async fn assertions_of_others_are_refused() {
+    let signer = Signer::start().await;
+    let claims = signer.claims();
+    let other = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+    // Another key, which comes along in the assertion.
+    let mut header = Header::new(Algorithm::RS256);
+    header.jwk = Some(
+        jsonwebtoken::jwk::Jwk::from_encoding_key(
+            &EncodingKey::from_rsa_pem(other.serialize_pem().as_bytes()).unwrap(),
+            Algorithm::RS256,
+        )
+        .unwrap(),
+    );
+    header.jku = Some("https://evil.example/keys".to_owned());
+    header.x5c = Some(vec!["AAAA".to_owned()]);
+    signer.refused(signer.send(&Signer::sign(&header, &claims, &other)).await, "signature is wrong");
+    // The public key as a secret.
+    for secret in [signer.key.public_key_pem().replace("\r\n", "\n"), String::new()] {
+        let key = EncodingKey::from_secret(secret.as_bytes());
+        let forged = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap();
+        signer.refused(signer.send(&forged).await, "algorithm");
+    }
+    // No signature.
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    for algorithm in ["none", "None", ""] {
+        let unsigned = format!("{}.{}.", part(&json!({"alg": algorithm, "typ": "JWT"})), part(&claims));
+        signer.refused(signer.send(&unsigned).await, "algorithm");
+    }
+    // A curve's algorithm with an RSA key.
+    let curve = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let wrong = Signer::sign(&Header::new(Algorithm::ES256), &claims, &curve);
+    signer.refused(signer.send(&wrong).await, "algorithm");
+    for rubbish in ["", "x", "a.b.c", "..", &"x".repeat(20_000)] {
+        signer.refused(signer.send(rubbish).await, "refused");
+    }
+}
+
+#[tokio::test]
+async fn an_assertion_is_for_the_app_that_signs() {
+    let signer = Signer::start().await;
+    let sign = || Signer::sign(&Header::new(Algorithm::RS256), &signer.claims(), &signer.key);
+    let other = signer.server.initialized.client_id.to_string();
+    let cli = domain::app::CLI_APP_ID.to_string();
+    for id in [other.as_str(), cli.as_str(), "x"] {
+        signer.refused(signer.send_with(&sign(), &[("client_id", id)]).await, "subject is not");
+    }
+    for (more, status) in [
+        ([("client_assertion_type", "jwt")], 400),
+        ([("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:saml2-bearer")], 400),
+        ([("client_secret", "also a secret")], 400),
+    ] {
+        let body = signer.send_with(&sign(), &more).await.expect_status(status);
+        assert_eq!(body["error"], "invalid_request", "{body}");
+    }
+    // A key that was taken away counts no more.
+    let path = format!("/api/cordon/v1/apps/{}/keys", signer.app);
+    let keys = signer.server.admin().get(&path).await.expect_status(200);
+    let thumbprint = keys["value"][0]["thumbprint"].as_str().unwrap();
+    signer.send(&sign()).await.expect_status(200);
+    signer.server.admin().delete(&format!("{path}/{thumbprint}")).await.expect_status(204);
+    signer.refused(signer.send(&sign()).await, "not signed with a key");
 }

@@ -203,6 +203,9 @@ impl<'a, T> Plan<'a, T> {
             return Ok(Way::Merged(pieces.clone()));
         }
         let bounds = self.bounds(&reach_of)?;
+        if entity.covered && !exact {
+            return Ok(Way::Ordered { bounds, else_in: None });
+        }
         Ok(Way::Ordered { bounds, else_in: candidates.into_iter().next().or(looked_through) })
     }
 
@@ -346,7 +349,7 @@ impl<'a, T> Plan<'a, T> {
         let mut sql = Vec::new();
         match &self.way {
             Way::Nothing => {}
-            Way::AnyOrder => sql.push(self.direct("", self.required(false), &cut)),
+            Way::AnyOrder => sql.push(self.any_order(&cut)),
             Way::Merged(pieces) => sql.push(self.merged(pieces, &cut)),
             Way::Sorted(pieces) => sql.push(self.sorted(pieces, &cut, &most)),
             Way::Ordered { bounds, else_in } => {
@@ -405,13 +408,16 @@ impl<'a, T> Plan<'a, T> {
 
     fn direct(&self, index: &str, condition: Option<String>, cut: &str) -> String {
         let Entity { table, select, .. } = self.entity;
+        let (keys, order, condition) = (self.order.keys(), self.order.sql(), where_(condition));
+        format!("SELECT {select}, {keys} FROM {table} INDEXED BY {index}{condition} ORDER BY {order} {cut}")
+    }
+
+    /// What is sorted holds no more than the sort needs.
+    fn any_order(&self, cut: &str) -> String {
+        let table = self.entity.table;
         let (keys, order) = (self.order.keys(), self.order.sql());
-        let (hint, condition) = if index.is_empty() {
-            (String::new(), all([condition, self.behind.clone()]))
-        } else {
-            (format!(" INDEXED BY {index}"), condition)
-        };
-        format!("SELECT {select}, {keys} FROM {table}{hint}{} ORDER BY {order} {cut}", where_(condition))
+        let condition = where_(all([self.required(false), self.behind.clone()]));
+        self.late(&format!("SELECT id AS page_id, {keys} FROM {table}{condition} ORDER BY {order} {cut}"))
     }
 
     fn merged(&self, pieces: &Pieces, cut: &str) -> String {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use tokio::task::JoinSet;
 
-use super::api::{Api, Call, block_on};
+use super::client::{Api, Call, block_on};
 use super::{Figure, Output, fleet, milliseconds};
 use crate::lab::{Lab, Show, UNLIMITED};
 use crate::programs::{self, Profile};

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::api::Api;
+use super::client::Api;
 use crate::lab::{Lab, text};
 
 /// Enrolls `count` machines and connects each once, so that the server knows what they can do. Their ids.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::api::{Api, Call, block_on};
+use super::client::{Api, Call, block_on};
 use super::{Figure, Output, milliseconds};
 use crate::lab::{Lab, Show, UNLIMITED, VerdictCache, text};
 use crate::programs::{self, Profile};

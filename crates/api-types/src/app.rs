@@ -6,31 +6,36 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::date_time::DateTimeUtc;
+use crate::text::{Name, PermissionName, RedirectUri};
 
 /// Makes an application, or changes one: then what is missing is as if it were made anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AppCreate {
     /// For people, unique among the apps that are not revoked.
-    #[schema(examples("soar"))]
+    #[schema(
+        max_length = 128,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        examples("soar")
+    )]
     pub name: String,
     /// Permission names, such as `Machine.RestrictExecution`.
-    #[schema(examples("Machine.RestrictExecution"))]
+    #[schema(inline, value_type = Vec<PermissionName>, min_items = 1)]
     pub permissions: Vec<String>,
     /// Whether it holds no secret, so that it can act for people only: an app on people's own machines. Cannot be changed.
     #[serde(default)]
     pub public: bool,
     /// Where people may be sent back to after they signed in: `https`, or `http` to the loopback.
     #[serde(default)]
-    #[schema(max_items = 20, examples("https://soar.example/callback"))]
+    #[schema(inline, value_type = Vec<RedirectUri>, max_items = 20)]
     pub redirect_uris: Vec<String>,
     /// The machine groups that it is limited to, by name; all machines when it is missing or null.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(examples("Finance"))]
+    #[schema(inline, value_type = Option<Vec<Name>>)]
     pub machine_groups: Option<Vec<String>>,
     /// How many machines it may change by bulk calls in an hour; the setting `bulkMachinesPerHour` when missing or null.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(examples(100))]
+    #[schema(maximum = 4_294_967_295_u32, examples(100))]
     pub bulk_machines_max: Option<u32>,
 }
 
@@ -91,12 +96,13 @@ pub struct AppKeyCreate {
     /// A certificate or a public key, PEM: RSA of at least 2048 bits, P-256 or P-384.
     #[schema(
         max_length = 16_384,
+        pattern = "-----BEGIN (CERTIFICATE|PUBLIC KEY)-----",
         examples("-----BEGIN PUBLIC KEY-----\nMFkw...\n-----END PUBLIC KEY-----\n")
     )]
     pub pem: String,
     /// What people call it.
     #[serde(default)]
-    #[schema(max_length = 1024, examples("soar-2026"))]
+    #[schema(max_length = 1024, pattern = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$", examples("soar-2026"))]
     pub comment: String,
 }
 

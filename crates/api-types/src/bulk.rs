@@ -4,13 +4,19 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::text::MachineId;
+
 /// Restricts or unrestricts many machines. Key names are case sensitive, as in the call for one machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
+#[schema(example = json!({
+    "MachineIds": ["0f3c9a7be1d2445566778899aabbccddeeff0011"], "Comment": "IR-20771 contain the finance fleet",
+    "ExternalId": "IR-20771", "ExpiresIn": "PT4H", "Policy": "default", "DryRun": false
+}))]
 pub struct BulkRequest {
     /// The machines, by id. Either this or `Filter`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_items = 100_000, examples("0f3c9a7be1d2445566778899aabbccddeeff0011"))]
+    #[schema(inline, value_type = Option<Vec<MachineId>>, max_items = 100_000)]
     pub machine_ids: Option<Vec<String>>,
     /// The machines that an OData filter takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,13 +36,17 @@ pub struct BulkRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 256, examples("IR-20771"))]
     pub external_id: Option<String>,
-    /// After which time the restrictions end by themselves: an ISO 8601 duration.
+    /// After which time the restrictions end by themselves: an ISO 8601 duration, a minute to a year.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(examples("PT4H"))]
+    #[schema(
+        max_length = 32,
+        pattern = r"^P([0-9]+W|[0-9]+D|([0-9]+D)?T([0-9]+H([0-9]+M)?([0-9]+S)?|[0-9]+M([0-9]+S)?|[0-9]+S))$",
+        examples("PT4H")
+    )]
     pub expires_in: Option<String>,
     /// The allow policy to apply; that of each machine's group when it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(examples("default"))]
+    #[schema(pattern = "^[a-z0-9-]{1,64}$", examples("default"))]
     pub policy: Option<String>,
     /// Whether only to count.
     #[serde(default)]

@@ -19,7 +19,7 @@ pub struct EnrollmentTokenCreate {
     pub expires_in_seconds: u64,
     /// What it is for.
     #[serde(default)]
-    #[schema(examples("rack 7"))]
+    #[schema(max_length = 256, examples("rack 7"))]
     pub comment: String,
 }
 

@@ -19,5 +19,6 @@ pub mod odata;
 pub mod policy;
 pub mod role;
 pub mod settings;
+mod text;
 pub mod token;
 pub mod user;

@@ -124,7 +124,11 @@ pub struct ExecutionRestriction {
 #[serde(rename_all = "PascalCase")]
 pub struct TagRequest {
     /// The tag.
-    #[schema(min_length = 1, max_length = 200, pattern = r"\S", examples("finance"))]
+    #[schema(
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        examples("finance")
+    )]
     pub value: String,
     /// `Add` or `Remove`.
     #[schema(pattern = "^(Add|Remove)$", examples("Add"))]

@@ -28,13 +28,18 @@ pub struct ActionRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 256, examples("IR-20771"))]
     pub external_id: Option<String>,
-    /// After which time the restriction ends by itself: an ISO 8601 duration. For restricting only.
+    /// After which time the restriction ends by itself: an ISO 8601 duration, a minute
+    /// to a year. For restricting only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(examples("PT4H"))]
+    #[schema(
+        max_length = 32,
+        pattern = r"^P([0-9]+W|[0-9]+D|([0-9]+D)?T([0-9]+H([0-9]+M)?([0-9]+S)?|[0-9]+M([0-9]+S)?|[0-9]+S))$",
+        examples("PT4H")
+    )]
     pub expires_in: Option<String>,
     /// The allow policy to apply; that of the machine's group when it is missing. For restricting only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(examples("default"))]
+    #[schema(pattern = "^[a-z0-9-]{1,64}$", examples("default"))]
     pub policy: Option<String>,
 }
 

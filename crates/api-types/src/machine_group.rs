@@ -4,29 +4,40 @@ use domain::machine_group::{self, RuleOperator, RuleProperty};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::text::Name;
+
 /// A machine group as people write it. Unknown keys are refused: a misspelled condition must not vanish.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MachineGroupDocument {
     /// Its name. Another one than in the path renames the group.
-    #[schema(min_length = 1, max_length = 128, examples("Finance"))]
+    #[schema(
+        max_length = 128,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        examples("Finance")
+    )]
     pub name: String,
     /// What it is for.
     #[serde(default)]
-    #[schema(max_length = 1024, examples("Machines with payment data"))]
+    #[schema(
+        max_length = 1024,
+        pattern = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$",
+        examples("Machines with payment data")
+    )]
     pub description: String,
     /// Which group takes a machine that several rules match: that with the lowest rank; 1 is the highest. When it is
     /// missing, a new group comes last, and a group that exists keeps its own. Others make room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, examples(1))]
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32, examples(1))]
     pub rank: Option<u32>,
     /// Which machines it takes: conditions on the same property are alternatives, all properties that have conditions
     /// must be met. Without a condition it takes none.
     #[serde(default)]
+    #[schema(max_items = 200)]
     pub rule: Vec<Condition>,
     /// The user groups whose members see its machines; everybody with a role when there is none.
     #[serde(default)]
-    #[schema(examples("responders"))]
+    #[schema(inline, value_type = Vec<Name>, max_items = 1000)]
     pub user_groups: Vec<String>,
     /// The allow policy of its machines when a call names none; the policy `default` when it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,7 +57,7 @@ pub struct Condition {
     #[schema(pattern = "^(equals|startsWith|endsWith|contains)$", examples("equals"))]
     pub operator: String,
     /// With what.
-    #[schema(min_length = 1, max_length = 256, examples("finance"))]
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", examples("finance"))]
     pub value: String,
 }
 

@@ -13,7 +13,7 @@ use crate::date_time::DateTimeUtc;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyDocument {
     /// Unique name.
-    #[schema(examples("office"))]
+    #[schema(pattern = "^[a-z0-9-]{1,64}$", examples("office"))]
     pub name: String,
     /// `os-only`, `os+approved` or `survival-only`.
     #[serde(default = "default_profile")]
@@ -21,6 +21,7 @@ pub struct PolicyDocument {
     pub profile: String,
     /// Explicit rules; their order has no meaning.
     #[serde(default)]
+    #[schema(max_items = 10_000)]
     pub rules: Vec<Rule>,
 }
 
@@ -28,8 +29,8 @@ pub struct PolicyDocument {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
-    /// Unique within the policy.
-    #[schema(examples("backup-tool"))]
+    /// Unique within the policy; at most 256 bytes of UTF-8.
+    #[schema(min_length = 1, max_length = 256, examples("backup-tool"))]
     pub id: String,
     /// `allow` or `deny`.
     #[schema(pattern = "^(allow|deny)$", examples("allow"))]
@@ -42,11 +43,11 @@ pub struct Rule {
     pub sha256: String,
     /// When given, the rule counts only for the file at this absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(examples("/opt/backup/run"))]
+    #[schema(max_length = 4096, pattern = r"^/[^\x00]*$", examples("/opt/backup/run"))]
     pub path: Option<String>,
-    /// Why the rule exists.
+    /// Why the rule exists; at most 256 bytes of UTF-8.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schema(examples("nightly backup"))]
+    #[schema(max_length = 256, examples("nightly backup"))]
     pub comment: String,
 }
 

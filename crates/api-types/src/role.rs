@@ -5,29 +5,39 @@ use domain::role;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::text::{Name, RightName};
+
 /// A role. Unknown keys are refused: a misspelled right must not vanish.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Role {
     /// Its name, which is its identity.
-    #[schema(min_length = 1, max_length = 128, examples("Tier 1 responder"))]
+    #[schema(
+        max_length = 128,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        examples("Tier 1 responder")
+    )]
     pub name: String,
     /// What it is for.
     #[serde(default)]
-    #[schema(max_length = 1024, examples("Restricts machines at night"))]
+    #[schema(
+        max_length = 1024,
+        pattern = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$",
+        examples("Restricts machines at night")
+    )]
     pub description: String,
     /// What it allows: `View data`, `Active remediation actions`, `Alerts investigation`, `Manage security settings`,
     /// `Manage portal system settings`, `Bulk remediation`.
     #[serde(default)]
-    #[schema(examples("View data"))]
+    #[schema(inline, value_type = Vec<RightName>)]
     pub rights: Vec<String>,
     /// The user groups whose members have it: names of ours, or values of an issuer's `groups` claim.
     #[serde(default)]
-    #[schema(examples("responders"))]
+    #[schema(inline, value_type = Vec<Name>, max_items = 1000)]
     pub user_groups: Vec<String>,
     /// How many machines its members may change by bulk calls in an hour; null for the setting `bulkMachinesPerHour`.
     #[serde(default)]
-    #[schema(examples(100))]
+    #[schema(maximum = 4_294_967_295_u32, examples(100))]
     pub bulk_machines_max: Option<u32>,
 }
 

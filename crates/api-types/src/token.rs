@@ -21,7 +21,10 @@ pub struct TokenV2 {
     pub access_token: String,
     /// What a person granted, separated by spaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, examples("https://api.securitycenter.microsoft.com/Machine.Read offline_access"))]
+    #[schema(
+        nullable = false,
+        examples("https://api.securitycenter.microsoft.com/Machine.Read offline_access")
+    )]
     pub scope: Option<String>,
     /// Renews what a person granted, once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +66,10 @@ pub struct TokenV1 {
     pub access_token: String,
     /// What a person granted, separated by spaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, examples("https://api.securitycenter.microsoft.com/Machine.Read offline_access"))]
+    #[schema(
+        nullable = false,
+        examples("https://api.securitycenter.microsoft.com/Machine.Read offline_access")
+    )]
     pub scope: Option<String>,
     /// Renews what a person granted, once.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::date_time::DateTimeUtc;
+use crate::text::Name;
 
 /// Makes an account.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -16,11 +17,11 @@ pub struct UserCreate {
     pub name: String,
     /// How the person is called; the name when it is missing.
     #[serde(default)]
-    #[schema(max_length = 128, examples("Ann Example"))]
+    #[schema(max_length = 128, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", examples("Ann Example"))]
     pub display_name: String,
     /// The user groups that the person belongs to.
     #[serde(default)]
-    #[schema(examples("responders"))]
+    #[schema(inline, value_type = Vec<Name>, max_items = 1000)]
     pub groups: Vec<String>,
     /// The password, of at least 15 characters; one is made, and told in the reply, when it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,11 +35,15 @@ pub struct UserCreate {
 pub struct UserUpdate {
     /// How the person is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 128, examples("Ann Example"))]
+    #[schema(
+        max_length = 128,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        examples("Ann Example")
+    )]
     pub display_name: Option<String>,
     /// The user groups that the person belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(examples("responders"))]
+    #[schema(inline, value_type = Option<Vec<Name>>, max_items = 1000)]
     pub groups: Option<Vec<String>>,
     /// Whether the person may act. Disabling refuses the tokens that the person has.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -91,8 +91,11 @@ struct Refusal {
 struct DeviceCode {
     device_code: Secret,
     user_code: String,
-    #[serde(alias = "verification_url")]
-    verification_uri: String,
+    #[serde(default)]
+    verification_uri: Option<String>,
+    /// The name of a draft, which some issuers still use, and some use both.
+    #[serde(default)]
+    verification_url: Option<String>,
     #[serde(default)]
     verification_uri_complete: Option<String>,
     expires_in: u64,
@@ -147,7 +150,9 @@ impl Issuer<'_> {
         }
         let code: DeviceCode = reply.decode()?;
         let ends = Instant::now() + Duration::from_secs(code.expires_in).min(VALID_MAX);
-        progress.note(&format!("to sign in, open  {}", code.verification_uri));
+        let uri = code.verification_uri.as_ref().or(code.verification_url.as_ref());
+        let uri = uri.ok_or_else(|| reply.unexpected("it names no page to sign in on"))?;
+        progress.note(&format!("to sign in, open  {uri}"));
         progress.note(&format!("and enter         {}", code.user_code));
         if let Some(uri) = &code.verification_uri_complete {
             progress.note(&format!("or open only      {uri}"));

@@ -18,7 +18,7 @@ use store::audit_entry::audit_entry_create_many;
 use store::list::machine_list;
 use store::machine::{DesireRow, machine_desire_many, machine_fetch_many, machine_group_sizes};
 use store::machine_action::{
-    bulk_counts, machine_action_by_idempotency_key, machine_action_create_many, machine_action_open_many,
+    bulk_machines, machine_action_by_idempotency_key, machine_action_create_many, machine_action_open_many,
     machine_action_supersede_many,
 };
 use store::{StoreError, Tx, store_epoch_fetch};
@@ -192,39 +192,46 @@ impl ControlPlane {
         Ok((machines, unknown))
     }
 
-    /// Refuses to change more machines than the caller may in an hour.
+    /// Refuses to change more machines than the caller may in an hour. A machine counts once, however often it is
+    /// changed: what was changed can always be changed back.
     async fn require_within_limit(&self, caller: &Caller, kind: Kind, machines: &[Machine]) -> Result<()> {
         if caller.is_unlimited() {
             return Ok(());
-        }
-        let mut planned: HashMap<i64, (u64, String)> = HashMap::new();
-        for machine in machines.iter().filter(|machine| require_capable(machine, kind).is_ok()) {
-            planned.entry(machine.group).or_insert_with(|| (0, machine.group_name.clone())).0 += 1;
         }
         let requestor = caller.name().to_owned();
         let (changed, sizes) = self
             .0
             .store
             .read(move |tx| {
-                let changed = bulk_counts(tx, &requestor, now().minus(COUNTED_FOR))?;
+                let changed = bulk_machines(tx, &requestor, now().minus(COUNTED_FOR))?;
                 Ok::<_, Error>((changed, machine_group_sizes(tx)?))
             })
             .await?;
+        let mut planned: HashMap<i64, (u64, &str)> = HashMap::new();
+        for machine in machines {
+            if require_capable(machine, kind).is_ok() && !changed.contains_key(&machine.id) {
+                planned.entry(machine.group).or_insert((0, &machine.group_name)).0 += 1;
+            }
+        }
         let remedy = "The right \"Bulk remediation\" lifts the limit.";
         let total: u64 = planned.values().map(|(count, _)| count).sum();
-        let before: u64 = changed.values().sum();
+        let before = changed.len() as u64;
         let max = u64::from(caller.bulk_machines_max);
-        if before.saturating_add(total) > max {
+        if total > 0 && before.saturating_add(total) > max {
             return Err(Error::Disallowed(format!(
                 "This would change {total} machines; bulk calls of this caller may change {max} in an hour, and have \
                  changed {before}. {remedy}"
             )));
         }
+        let mut changed_of: HashMap<i64, u64> = HashMap::new();
+        for group in changed.into_values() {
+            *changed_of.entry(group).or_default() += 1;
+        }
         let blast_radius = self.settings().blast_radius;
         for (group, (count, name)) in planned {
             let size = sizes.get(&group).copied().unwrap_or_default();
             let (before, max) =
-                (changed.get(&group).copied().unwrap_or_default(), blast_radius.of_group(size));
+                (changed_of.get(&group).copied().unwrap_or_default(), blast_radius.of_group(size));
             if before.saturating_add(count) > max {
                 return Err(Error::Disallowed(format!(
                     "This would change {count} of the {size} machines of the group {name:?}; bulk calls of this caller \

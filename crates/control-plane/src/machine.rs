@@ -103,10 +103,10 @@ impl ControlPlane {
         change: TagChange,
     ) -> Result<Machine> {
         caller.require(Requirement::WRITE)?;
-        let tag = tag.trim().to_owned();
-        if !(1..=TAG_CHARS_MAX).contains(&tag.chars().count()) || tag.chars().any(char::is_control) {
+        if tag.trim().is_empty() || tag.chars().count() > TAG_CHARS_MAX || tag.chars().any(char::is_control) {
             return Err(Error::InvalidInput(format!("a tag has 1 to {TAG_CHARS_MAX} printable characters")));
         }
+        let tag = tag.trim().to_owned();
         let (actor, target, access) = (caller.name().to_owned(), target.to_owned(), caller.machines.clone());
         self.0
             .store

@@ -118,9 +118,10 @@ impl ControlPlane {
                 }
                 let mut groups = machine_group_list(tx)?;
                 groups.retain(|other| other.id != group.id);
-                ranks_set(tx, &groups)?;
                 let moved = regroup(tx, &groups)?;
                 machine_group_delete(tx, group.id)?;
+                // Only now its rank is free.
+                ranks_set(tx, &groups)?;
                 let detail = format!("{moved} machines moved");
                 Ok(audit::record(tx, now(), &actor, "machine_group_delete", &name, detail)?)
             })

@@ -11,18 +11,17 @@ const USER_GROUPS_MAX: usize = 1000;
 
 /// A name of `what` without blanks around it.
 pub(crate) fn name(what: &str, text: &str) -> Result<String> {
-    let text = text.trim();
-    if text.is_empty() || text.chars().count() > NAME_CHARS_MAX || text.chars().any(char::is_control) {
+    let trimmed = text.trim();
+    if trimmed.is_empty() || text.chars().count() > NAME_CHARS_MAX || text.chars().any(char::is_control) {
         return Err(Error::InvalidInput(format!(
             "the name of {what} has 1 to {NAME_CHARS_MAX} printable characters"
         )));
     }
-    Ok(text.to_owned())
+    Ok(trimmed.to_owned())
 }
 
 /// A description of `what` without blanks around it; it may be empty.
 pub(crate) fn description(what: &str, text: &str) -> Result<String> {
-    let text = text.trim();
     if text.chars().count() > DESCRIPTION_CHARS_MAX
         || text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t'))
     {
@@ -30,7 +29,7 @@ pub(crate) fn description(what: &str, text: &str) -> Result<String> {
             "the description of {what} has at most {DESCRIPTION_CHARS_MAX} printable characters"
         )));
     }
-    Ok(text.to_owned())
+    Ok(text.trim().to_owned())
 }
 
 /// User groups, sorted and each once.

@@ -81,13 +81,14 @@ impl ControlPlane {
     /// [`Error::Forbidden`], [`Error::InvalidInput`], [`Error::AlreadyExists`]; from the store.
     pub async fn user_create(&self, caller: &Caller, draft: UserDraft) -> Result<(User, Option<String>)> {
         caller.require(Requirement::ADMINISTER)?;
-        let name = draft.name.trim().to_lowercase();
+        let name = draft.name;
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '@');
         if !(1..=NAME_CHARS_MAX).contains(&name.chars().count()) || !name.chars().all(is_plain) {
             return Err(Error::InvalidInput(format!(
                 "the name of an account has 1 to {NAME_CHARS_MAX} letters, digits and . _ - + @"
             )));
         }
+        let name = name.to_ascii_lowercase();
         let display_name = if draft.display_name.trim().is_empty() { &name } else { &draft.display_name };
         let display_name = text::name("a person", display_name)?;
         let groups = text::user_groups(draft.groups)?;

@@ -200,8 +200,12 @@ impl Issuer {
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use control_plane::Granted;
+    use domain::app::App;
     use domain::permission::Permission;
-    use jsonwebtoken::EncodingKey;
+    use domain::session::Asked;
+    use domain::user::User;
+    use jsonwebtoken::{EncodingKey, Header};
     use serde_json::json;
 
     use super::*;
@@ -238,7 +242,7 @@ mod tests {
 
     impl Fixture {
         fn token(&self, version: Version, audience: &str) -> String {
-            self.issuer.sign(version, &app(), audience.to_owned(), NOW).unwrap()
+            self.issuer.sign(version, &app(), audience, NOW).unwrap()
         }
 
         fn private_key(&self) -> EncodingKey {
@@ -269,6 +273,28 @@ mod tests {
                 other => panic!("{token}: {other:?}"),
             }
         }
+    }
+
+    fn granted() -> Granted {
+        let user = User {
+            id: Uuid::from_u128(11),
+            name: "ann@lab.example".to_owned(),
+            display_name: "Ann".to_owned(),
+            groups: vec!["soc".to_owned()],
+            created_at: NOW,
+            password_changed_at: NOW,
+            disabled_at: None,
+            locked_until: None,
+        };
+        let asked = Asked {
+            audience: AUDIENCE.to_owned(),
+            permissions: vec![Permission::MachineReadAll],
+            everything: false,
+            openid: true,
+            offline: false,
+        };
+        let signed_in_at = NOW.minus(Duration::from_secs(600));
+        Granted { user, session: Uuid::from_u128(12), asked, signed_in_at, nonce: None, refresh_token: None }
     }
 
     fn parts(token: &str) -> (Value, Value) {
@@ -345,6 +371,26 @@ mod tests {
         let other = fixture.validate(&fixture.changed("aud", json!("https://graph.microsoft.com")), NOW);
         let Err(TokenFault::WrongAudience { accepted }) = other else { panic!("{other:?}") };
         assert!(accepted.contains(&AUDIENCE.to_owned()));
+    }
+
+    #[test]
+    fn a_persons_token_names_the_account_and_when_it_signed_in() {
+        let fixture = fixture();
+        for version in [Version::V1, Version::V2] {
+            let signed = fixture.issuer.sign_for_user(version, &app(), &granted(), NOW).unwrap();
+            let token = fixture.validate(&signed, NOW).unwrap();
+            let subject = Subject::User {
+                name: "ann@lab.example".to_owned(),
+                id: Uuid::from_u128(11).to_string(),
+                scopes: vec![Permission::MachineReadAll],
+                groups: vec!["soc".to_owned()],
+                signed_in_at: NOW.unix_seconds() - 600,
+                local: true,
+            };
+            assert_eq!(token, Token { app: app().id.to_string(), subject });
+            let id_token = fixture.issuer.sign_id(version, &app(), &granted(), NOW).unwrap();
+            assert!(fixture.validate(&id_token, NOW).is_err(), "an id token grants nothing");
+        }
     }
 
     #[test]
@@ -438,7 +484,7 @@ mod tests {
         let mut now = NOW;
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..40 * 24 {
-            let token = fixture.issuer.sign(Version::V1, &app(), AUDIENCE.to_owned(), now).unwrap();
+            let token = fixture.issuer.sign(Version::V1, &app(), AUDIENCE, now).unwrap();
             let (header, _) = parts(&token);
             seen.insert(header["kid"].as_str().unwrap().to_owned());
             now = now.plus(day / 24).minus(Duration::from_secs(1));

@@ -167,8 +167,8 @@ const PATH_PARAMETERS: &[(&str, &str, &str, &str)] = &[
     ("user", "", "ann@example.com", "The person's user name"),
     ("role", "", "responders", "The role's name"),
     ("machineGroup", "", "Finance", "The machine group's name"),
-    ("ip", "", "10.0.0.5", "An address of the machine"),
-    ("timestamp", "date-time", "2026-11-23T11:38:59Z", "When the machine had it"),
+    ("ip", "ip", "10.0.0.5", "An address of the machine"),
+    ("timestamp", "date-time", "2026-11-23T11:38:59Z", "When the machine had it: at most 30 days ago"),
     ("policy", "", "default", "The policy's name"),
 ];
 
@@ -178,6 +178,7 @@ fn path_parameter(name: &str) -> Value {
         known.map_or(("", "", ""), |(_, format, example, description)| (*format, *example, *description));
     let schema = match format {
         "" => json!({"type": "string", "minLength": 1}),
+        "ip" => json!({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}),
         _ => json!({"type": "string", "format": format}),
     };
     json!({
@@ -366,6 +367,11 @@ fn headers() -> Value {
         },
         "WWW-Authenticate": {
             "description": "What kind of token is wanted, and why the one given is refused (RFC 6750).",
+            "required": true,
+            "schema": {"type": "string"},
+        },
+        "Location": {
+            "description": "Where the person is sent.",
             "required": true,
             "schema": {"type": "string"},
         },

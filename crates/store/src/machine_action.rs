@@ -17,7 +17,7 @@ use crate::{StoreError, Tx, sql};
 mod bulk;
 
 pub use bulk::{
-    bulk_counts, machine_action_create_many, machine_action_open_many, machine_action_supersede_many,
+    bulk_machines, machine_action_create_many, machine_action_open_many, machine_action_supersede_many,
 };
 
 pub(crate) const COLUMNS: &str = "id, machine, computer_dns_name, store_epoch, incarnation, generation, kind, phase, \

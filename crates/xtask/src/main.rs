@@ -46,6 +46,8 @@ enum Task {
     ///
     /// Nothing is skipped: a test that cannot run here fails. Needs root, for namespaces and permission events.
     Test,
+    /// Let Schemathesis loose on a live server: one step of `test`, alone
+    Schemathesis,
     /// Write docs/openapi.json, the API document, as the code says it
     Openapi,
     /// Check the rules that the compiler does not: who uses whom, how files begin, what must not change
@@ -82,6 +84,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Demo { keep } => demo::run(if keep { demo::Keep::Yes } else { demo::Keep::No }),
         Task::Test => test::run(),
+        Task::Schemathesis => schemathesis::run(&programs::build(programs::Profile::Dev)?),
         Task::Openapi => openapi::run(),
         Task::Tidy => tidy::run(),
         Task::Bench { what } => bench::run(what),

@@ -154,7 +154,8 @@ impl People {
                 self.forms.push(call.body.clone());
                 Some(Answer::ok(&json!({
                     "device_code": "device-1", "user_code": "BDSD-HQMK", "expires_in": 900, "interval": 1,
-                    "verification_uri": "https://cordon.example/device", "message": "ignored"
+                    "verification_uri": "https://cordon.example/device", "message": "ignored",
+                    "verification_url": "https://cordon.example/device"
                 })))
             }
             "POST /7e9a/oauth2/v2.0/token" | "POST /issuer/token" => self.token(&call.body),

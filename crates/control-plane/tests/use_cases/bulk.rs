@@ -3,8 +3,9 @@
 use super::*;
 
 use control_plane::{BulkOutcome, BulkPlan, BulkRequest, BulkTargets};
-use domain::machine_action::Kind;
+use domain::machine_action::{Kind, Phase};
 use store::list::{MACHINE_ACTIONS, MACHINES};
+use store::machine_action::machine_action_create_many;
 
 fn of(kind: Kind, ids: &[MachineId]) -> BulkRequest {
     BulkRequest { kind, targets: BulkTargets::Ids(ids.to_vec()), request: request() }
@@ -151,26 +152,36 @@ async fn what_a_caller_may_change_in_an_hour_is_limited() {
     let deployment = Deployment::start(Settings { blast_radius: radius, ..GENEROUS }).await;
     let control = &deployment.control;
     let ids = deployment.enroll_many(40).await;
-    let caller = deployment.app_caller(&[Permission::MachineRestrictExecution, Permission::MachineReadAll], None).await;
+    let caller = deployment
+        .app_caller(&[Permission::MachineRestrictExecution, Permission::MachineReadAll], None)
+        .await;
     let restrict = async |caller: &Caller, ids: &[MachineId]| {
         control.machine_bulk(caller, of(Kind::Restrict, ids)).await
     };
     let why = refused(restrict(&caller, &ids[..11]).await, is_disallowed);
-    assert!(why.contains("11 machines") && why.contains("change 10") && why.contains("Bulk remediation"), "{why}");
+    assert!(
+        why.contains("11 machines") && why.contains("change 10") && why.contains("Bulk remediation"),
+        "{why}"
+    );
     refused(control.machine_bulk_plan(&caller, of(Kind::Restrict, &ids[..11])).await, is_disallowed);
     assert_eq!(count(&deployment, "type ne 'Isolate'").await, 0);
     // What a single call changes does not count.
     control.machine_restrict(&caller, &ids[39].to_string(), request()).await.unwrap();
     actions(&restrict(&caller, &ids[..6]).await.unwrap());
     refused(restrict(&caller, &ids[6..11]).await, is_disallowed);
+    // A machine counts once: what was done can be undone.
+    actions(&control.machine_bulk(&caller, of(Kind::Unrestrict, &ids[..6])).await.unwrap());
     // Lifting counts too.
-    actions(&control.machine_bulk(&caller, of(Kind::Unrestrict, &ids[..4])).await.unwrap());
-    refused(restrict(&caller, &ids[6..7]).await, is_disallowed);
-    // Also after a restart, and for nobody else.
+    actions(&control.machine_bulk(&caller, of(Kind::Unrestrict, &ids[6..10])).await.unwrap());
+    refused(restrict(&caller, &ids[10..11]).await, is_disallowed);
+    refused(control.machine_bulk(&caller, of(Kind::Unrestrict, &ids[10..11])).await, is_disallowed);
+    actions(&restrict(&caller, &ids[..10]).await.unwrap());
+    // For nobody else.
     let other = deployment.app_caller(&[Permission::MachineRestrictExecution], None).await;
-    actions(&restrict(&other, &ids[6..16]).await.unwrap());
+    actions(&restrict(&other, &ids[10..20]).await.unwrap());
     // A limit of the app's own, and none for who holds the permission.
-    let draft = AppDraft { bulk_machines_max: Some(2), ..app_draft("two", &[Permission::MachineRestrictExecution]) };
+    let draft =
+        AppDraft { bulk_machines_max: Some(2), ..app_draft("two", &[Permission::MachineRestrictExecution]) };
     let (two, _) = control.app_create(&operator(), draft).await.unwrap();
     let two = control.caller(bearer(&two)).unwrap();
     refused(restrict(&two, &ids[20..23]).await, is_disallowed);
@@ -180,8 +191,9 @@ async fn what_a_caller_may_change_in_an_hour_is_limited() {
     actions(&restrict(&unlimited, &ids[23..39]).await.unwrap());
     let more = vec![("bulkMachinesPerHour".to_owned(), Some(11))];
     control.settings_update(&operator(), more).await.unwrap();
-    let caller = control.caller(Bearer::App { app: caller.app().to_owned(), permissions: Permission::ALL.to_vec() });
-    actions(&control.machine_bulk(&caller.unwrap(), of(Kind::Unrestrict, &ids[4..5])).await.unwrap());
+    let caller =
+        control.caller(Bearer::App { app: caller.app().to_owned(), permissions: Permission::ALL.to_vec() });
+    actions(&control.machine_bulk(&caller.unwrap(), of(Kind::Unrestrict, &ids[10..11])).await.unwrap());
 }
 
 #[tokio::test]
@@ -190,24 +202,30 @@ async fn an_hour_later_the_limit_is_free_again() {
     let deployment = Deployment::start(Settings { blast_radius: radius, ..GENEROUS }).await;
     let control = &deployment.control;
     let ids = deployment.enroll_many(4).await;
-    let caller = deployment.app_caller(&[Permission::MachineRestrictExecution], None).await;
-    let restrict = async |ids: &[MachineId]| control.machine_bulk(&caller, of(Kind::Restrict, ids)).await;
-    let made = actions(&restrict(&ids[..2]).await.unwrap());
-    refused(restrict(&ids[2..3]).await, is_disallowed);
-    let age = async |seconds: i64| {
-        let made = made.clone();
-        let ticks = Timestamp::from_unix_seconds(seconds).ticks() - Timestamp::from_unix_seconds(0).ticks();
-        let database = rusqlite_of(&deployment);
-        for id in made {
-            database
-                .execute("UPDATE machine_action SET created_at = created_at - ?1 WHERE id = ?2", (ticks, id.0.to_string()))
-                .unwrap();
-        }
-    };
-    age(3500).await;
-    refused(restrict(&ids[2..3]).await, is_disallowed);
-    age(110).await;
-    actions(&restrict(&ids[2..4]).await.unwrap());
+    for (seconds, is_free) in [(3500, false), (3610, true)] {
+        let caller = deployment.app_caller(&[Permission::MachineRestrictExecution], None).await;
+        // Two machines that this caller changed so long ago.
+        let model = control.machine_restrict(&operator(), &ids[0].to_string(), request()).await.unwrap();
+        control.machine_action_cancel(&operator(), model.id, "a model".to_owned()).await.unwrap();
+        let requestor = caller.name().to_owned();
+        let changed = ids[..2].iter().zip([1000, 1001]).map(|(machine, generation)| {
+            let mut action = MachineAction {
+                id: MachineActionId(Uuid::now_v7()),
+                machine: *machine,
+                phase: Phase::Cancelled,
+                bulk: Some(Uuid::from_u128(9)),
+                requestor: requestor.clone(),
+                created_at: model.created_at.minus(Duration::from_secs(seconds)),
+                ..model.clone()
+            };
+            action.fence.generation = generation + seconds;
+            (action, "{}".to_owned())
+        });
+        let changed: Vec<_> = changed.collect();
+        deployment.store.write(move |tx| machine_action_create_many(tx, &changed)).await.unwrap();
+        let outcome = control.machine_bulk(&caller, of(Kind::Restrict, &ids[2..3])).await;
+        assert_eq!(outcome.is_ok(), is_free, "{outcome:?}");
+    }
 }
 
 #[tokio::test]
@@ -217,7 +235,10 @@ async fn a_part_of_a_group_is_the_limit_too() {
     let control = &deployment.control;
     let ids = deployment.enroll_many(48).await;
     // fleet-0, fleet-40 to fleet-47: nine machines; the rest are thirty-nine.
-    let rule = [(RuleProperty::Name, RuleOperator::StartsWith, "fleet-4"), (RuleProperty::Name, RuleOperator::Equals, "fleet-0")];
+    let rule = [
+        (RuleProperty::Name, RuleOperator::StartsWith, "fleet-4"),
+        (RuleProperty::Name, RuleOperator::Equals, "fleet-0"),
+    ];
     deployment.group("small", &rule, &[]).await;
     let caller = deployment.app_caller(&[Permission::MachineRestrictExecution], None).await;
     let restrict = async |ids: &[MachineId]| control.machine_bulk(&caller, of(Kind::Restrict, ids)).await;
@@ -331,7 +352,7 @@ async fn two_calls_at_once_do_not_both_use_what_is_left() {
         let (control, caller, bulk) = (deployment.control.clone(), caller.clone(), of(Kind::Restrict, ids));
         tokio::spawn(async move { control.machine_bulk(&caller, bulk).await.is_ok() })
     };
-    let calls: Vec<_> = ids.chunks(6).map(call).collect();
+    let calls: Vec<_> = ids[..36].chunks(6).map(call).collect();
     let mut made = 0;
     for call in calls {
         made += usize::from(call.await.unwrap());

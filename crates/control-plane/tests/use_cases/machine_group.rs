@@ -153,9 +153,8 @@ async fn tags_are_short_printable_and_few() {
     let deployment = Deployment::start(GENEROUS).await;
     let machine = Machine::join(&deployment, 7).await;
     let target = machine.id.to_string();
-    let tag = async |tag: &str| {
-        deployment.control.machine_tag(&operator(), &target, tag, TagChange::Add).await
-    };
+    let tag =
+        async |tag: &str| deployment.control.machine_tag(&operator(), &target, tag, TagChange::Add).await;
     for bad in ["", "  ", "a\nb", &"x".repeat(201)] {
         refused(tag(bad).await, is_invalid);
     }

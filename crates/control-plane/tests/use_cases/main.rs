@@ -100,7 +100,11 @@ impl Deployment {
     }
 
     async fn action(&self, action: &MachineAction) -> MachineAction {
-        self.control.machine_action_fetch(&operator(), action.id).await.unwrap()
+        self.action_by_id(action.id).await
+    }
+
+    async fn action_by_id(&self, id: MachineActionId) -> MachineAction {
+        self.control.machine_action_fetch(&operator(), id).await.unwrap()
     }
 
     async fn order(&self, machine: &Machine) -> Option<CurrentOrder> {

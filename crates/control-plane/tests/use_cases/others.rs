@@ -41,7 +41,8 @@ async fn answers(control: &ControlPlane, caller: &Caller) -> Vec<(&'static str, 
     let text = || "c".to_owned();
     let minute = Duration::from_secs(60);
     let policy = || AllowPolicy { name: text(), revision: 0, profile: Profile::OsOnly, rules: Vec::new() };
-    let bulk = || BulkRequest { kind: Kind::Restrict, targets: BulkTargets::Ids(Vec::new()), request: request() };
+    let bulk =
+        || BulkRequest { kind: Kind::Restrict, targets: BulkTargets::Ids(Vec::new()), request: request() };
     let machines = || odata::parse("", &MACHINES).unwrap();
     let actions = || odata::parse("", &store::list::MACHINE_ACTIONS).unwrap();
     let app = || app_draft("c", &[Permission::MachineReadAll]);
@@ -54,7 +55,8 @@ async fn answers(control: &ControlPlane, caller: &Caller) -> Vec<(&'static str, 
         comment: text(),
         expires_at: None,
     };
-    let user = || UserDraft { name: text(), display_name: text(), groups: vec![], password: Some("x".repeat(15)) };
+    let user =
+        || UserDraft { name: text(), display_name: text(), groups: vec![], password: Some("x".repeat(15)) };
     let events = EventFilter { top: 1, ..EventFilter::default() };
     let entries = AuditFilter { top: 1, ..AuditFilter::default() };
     let now = Timestamp::from(std::time::SystemTime::now());
@@ -78,7 +80,10 @@ async fn answers(control: &ControlPlane, caller: &Caller) -> Vec<(&'static str, 
         ("policy_diff", control.policy_diff(caller, "p", None, None).await.map(drop)),
         ("policy_apply", control.policy_apply(caller, policy(), true).await.map(drop)),
         ("enrollment_token_list", control.enrollment_token_list(caller).await.map(drop)),
-        ("enrollment_token_create", control.enrollment_token_create(caller, 1, minute, text()).await.map(drop)),
+        (
+            "enrollment_token_create",
+            control.enrollment_token_create(caller, 1, minute, text()).await.map(drop),
+        ),
         ("enrollment_token_revoke", control.enrollment_token_revoke(caller, nobody).await),
         ("app_list", control.app_list(caller).await.map(drop)),
         ("app_fetch", control.app_fetch(caller, nobody).await.map(drop)),
@@ -118,7 +123,8 @@ const READS: [&str; 6] = [
     "machine_action_receipt",
 ];
 const POLICY_READS: [&str; 4] = ["policy_list", "policy_fetch", "policy_revisions", "policy_diff"];
-const RESTRICTS: [&str; 4] = ["machine_restrict", "machine_unrestrict", "machine_bulk", "machine_action_cancel"];
+const RESTRICTS: [&str; 4] =
+    ["machine_restrict", "machine_unrestrict", "machine_bulk", "machine_action_cancel"];
 const SECURITY: [&str; 4] =
     ["policy_apply", "enrollment_token_list", "enrollment_token_create", "enrollment_token_revoke"];
 
@@ -159,7 +165,8 @@ async fn every_use_case_asks_people_for_a_right() {
         deployment.role("one", &[right], &["one"]).await;
         let caller = deployment.person("ann@idp", &["one"]);
         for (name, answer) in answers(&deployment.control, &caller).await {
-            let reads = READS.contains(&name) || name == "execution_event_list" || POLICY_READS.contains(&name);
+            let reads =
+                READS.contains(&name) || name == "execution_event_list" || POLICY_READS.contains(&name);
             let expected = if reads {
                 right == Right::ViewData
             } else if RESTRICTS.contains(&name) {

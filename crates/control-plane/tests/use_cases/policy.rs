@@ -86,9 +86,12 @@ async fn revisions_are_listed_and_compared() {
     assert_eq!((ids(&backward.diff.added), ids(&backward.diff.removed)), (texts(&["a"]), texts(&["b", "c"])));
     let first = control.policy_diff(&caller, "office", None, Some(1)).await.unwrap();
     assert_eq!((first.from, ids(&first.diff.added)), (None, texts(&["a"])));
-    for (name, from, to) in
-        [("office", Some(9), None), ("office", None, Some(9)), ("office", None, Some(0)), ("nowhere", None, None)]
-    {
+    for (name, from, to) in [
+        ("office", Some(9), None),
+        ("office", None, Some(9)),
+        ("office", None, Some(0)),
+        ("nowhere", None, None),
+    ] {
         refused(control.policy_diff(&caller, name, from, to).await, is_not_found);
     }
     refused(control.policy_revisions(&caller, "nowhere").await, is_not_found);

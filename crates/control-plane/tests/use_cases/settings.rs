@@ -62,8 +62,7 @@ async fn of_changes_with_a_wrong_one_none_is_made() {
         ("bulkGroupPercentPerHour", 101),
         ("nothing", 1),
     ] {
-        let changes =
-            vec![("bulkMachinesPerHour".to_owned(), Some(1)), (name.to_owned(), Some(value))];
+        let changes = vec![("bulkMachinesPerHour".to_owned(), Some(1)), (name.to_owned(), Some(value))];
         let why = refused(control.settings_update(&operator(), changes).await, is_invalid);
         assert!(why.contains(name), "{why}");
     }

@@ -115,6 +115,7 @@ fn check_claims(
     if !is_app("iss") || !is_app("sub") {
         return Err(invalid("its issuer and its subject must be the client_id"));
     }
+    let claims = &in_whole_seconds(claims);
     token::check_times(claims, now).map_err(refused)?;
     let expires_at = claims.get("exp").and_then(Value::as_i64).map(Timestamp::from_unix_seconds);
     let latest = now.plus(VALIDITY_MAX).plus(CLOCK_SKEW);
@@ -129,6 +130,22 @@ fn check_claims(
         return Err(invalid("it has no jti, which makes it count once"));
     }
     Ok(expires_at)
+}
+
+/// The claims with the fractions of their times cut off: the standard admits them, and a common client library sends
+/// them. Written as text, because a number that is no time has no place in another type.
+fn in_whole_seconds(claims: &Map<String, Value>) -> Map<String, Value> {
+    let mut claims = claims.clone();
+    for name in ["exp", "nbf", "iat"] {
+        let Some(time) = claims.get_mut(name).filter(|time| time.is_f64()) else { continue };
+        let text = time.to_string();
+        if let Some(seconds) = text.split_once('.').and_then(|(seconds, _)| seconds.parse::<i64>().ok())
+            && !text.contains('e')
+        {
+            *time = seconds.into();
+        }
+    }
+    claims
 }
 
 /// Whom an assertion may be for: a token endpoint, or the issuer.
@@ -154,4 +171,21 @@ fn refused(fault: TokenFault) -> Refused {
 
 fn invalid(why: &str) -> Refused {
     Refused::client(700_027, format!("The client assertion is refused: {why}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fractions_of_seconds_are_cut_off() {
+        let claims = json!({"exp": 1_800_000_000.75, "nbf": 1e300, "iat": 1_800_000_000, "x": 1.5});
+        let cut = in_whole_seconds(claims.as_object().unwrap());
+        assert_eq!(
+            Value::Object(cut),
+            json!({"exp": 1_800_000_000, "nbf": 1e300, "iat": 1_800_000_000, "x": 1.5})
+        );
+    }
 }

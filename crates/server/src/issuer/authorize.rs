@@ -177,10 +177,15 @@ impl Fault {
             Self::Page(refused) => {
                 refused.log();
                 let page = Page::new("You cannot sign in like this").fault(refused.text());
-                page.paragraph(
-                    "The application sent you here with a request that is not right. Tell whoever runs it.",
-                )
-                .response(refused.status)
+                let mut response = page
+                    .paragraph(
+                        "The application sent you here with a request that is not right. Tell whoever runs it.",
+                    )
+                    .response(refused.status);
+                if let Some(wait) = refused.retry_after {
+                    response.headers_mut().insert(header::RETRY_AFTER, whole_seconds(wait).into());
+                }
+                response
             }
             Self::Redirect(back, refused) => back.refuse(&refused),
         }

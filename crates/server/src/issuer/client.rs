@@ -69,9 +69,12 @@ async fn by_secret(state: &AppState, id: &str, secret: &str) -> Result<App, Refu
         Refused::client(7_000_215, text)
     };
     let uuid = id.parse::<Uuid>().map_err(|_no_id| wrong())?;
-    state.control.app_authenticate(uuid, secret).await.map_err(|error| match error {
-        control_plane::Error::Unauthenticated(_) => wrong(),
-        error => Refused::fault(&error),
+    state.control.app_authenticate(uuid, secret).await.map_err(|error| {
+        if matches!(error, control_plane::Error::Unauthenticated(_)) {
+            wrong()
+        } else {
+            Refused::fault(&error)
+        }
     })
 }
 

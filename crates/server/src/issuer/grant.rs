@@ -125,7 +125,7 @@ impl Grant<'_> {
             self.request.code_verifier.as_deref().ok_or_else(|| Refused::missing("code_verifier"))?;
         let redeemed =
             self.state.control.session_redeem_code(&app, code, redirect_uri, verifier, self.narrowed(&app)?);
-        let granted = redeemed.await.map_err(|error| self.not_granted(error))?;
+        let granted = redeemed.await.map_err(|error| self.not_granted(&error))?;
         self.tokens(&app, &granted)
     }
 
@@ -133,7 +133,7 @@ impl Grant<'_> {
         let app = self.client().await?;
         let token = self.request.refresh_token.as_deref().ok_or_else(|| Refused::missing("refresh_token"))?;
         let renewed = self.state.control.session_renew(&app, token, self.narrowed(&app)?);
-        let granted = renewed.await.map_err(|error| self.not_granted(error))?;
+        let granted = renewed.await.map_err(|error| self.not_granted(&error))?;
         self.tokens(&app, &granted)
     }
 
@@ -144,7 +144,7 @@ impl Grant<'_> {
         let code = code.or(self.request.code.as_deref()).ok_or_else(|| Refused::missing("device_code"))?;
         let poll = self.state.control.device_code_poll(&app, code, self.narrowed(&app)?).await;
         let refused = |error, code, text: &str| Err(Refused::new(StatusCode::BAD_REQUEST, error, code, text));
-        match poll.map_err(|error| self.not_granted(error))? {
+        match poll.map_err(|error| self.not_granted(&error))? {
             Poll::Granted(granted) => self.tokens(&app, &granted),
             Poll::Pending => refused(
                 "authorization_pending",
@@ -174,7 +174,7 @@ impl Grant<'_> {
         let asked = scope::asked_something(&self.state.issuer, &app, resource, scope)?;
         let user = sign_in(self.state, self.peer, name, password, self.now).await?;
         let begun = self.state.control.session_begin_by_password(&user, &app, asked);
-        let granted = begun.await.map_err(|error| self.not_granted(error))?;
+        let granted = begun.await.map_err(|error| self.not_granted(&error))?;
         self.tokens(&app, &granted)
     }
 
@@ -183,17 +183,17 @@ impl Grant<'_> {
         scope::asked(&self.state.issuer, app, given(&self.request.resource), given(&self.request.scope))
     }
 
-    fn not_granted(&self, error: Error) -> Refused {
-        match error {
-            Error::Unauthenticated(why) => {
-                // Codes and tokens cannot be guessed; this is for the log and the processor.
-                let network = attempts::network(self.peer.address.ip());
-                self.state.issuer.failures_by_network.fail(network, self.now);
-                Refused::grant(&why)
-            }
-            Error::InvalidInput(why) => Refused::scope(format!("The request is refused: {why}.")),
-            error => Refused::fault(&error),
+    fn not_granted(&self, error: &Error) -> Refused {
+        if let Error::Unauthenticated(why) = error {
+            // Codes and tokens cannot be guessed; this is for the log and the processor.
+            let network = attempts::network(self.peer.address.ip());
+            self.state.issuer.failures_by_network.fail(network, self.now);
+            return Refused::grant(why);
         }
+        if let Error::InvalidInput(why) = error {
+            return Refused::scope(format!("The request is refused: {why}."));
+        }
+        Refused::fault(error)
     }
 
     fn tokens(&self, app: &App, granted: &Granted) -> Result<Response, Refused> {

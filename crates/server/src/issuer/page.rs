@@ -75,6 +75,7 @@ impl Page {
         self
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "a form is put into one page")]
     pub(super) fn form(mut self, form: Form) -> Self {
         self.body.push_str(&form.html);
         self.body.push_str("</form>\n");

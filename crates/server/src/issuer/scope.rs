@@ -11,7 +11,7 @@ use domain::session::Asked;
 use super::refused::{Refused, shown};
 use super::{Issuer, Version};
 
-/// Scopes of OpenID Connect; some clients put them in front of the scope that they mean.
+/// Scopes of `OpenID Connect`; some clients put them in front of the scope that they mean.
 const OPENID_SCOPES: [&str; 4] = ["offline_access", "openid", "profile", "email"];
 /// The most scopes of a request: more than there are.
 const SCOPES_MAX: usize = 64;

@@ -29,6 +29,7 @@ pub(crate) static SCHEMAS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
     schemas.values_mut().for_each(require_nullable);
     // What a request may leave out stays so, also where a reply has the same type.
     shapes(true).for_each(|shape| collect(&shape, &mut schemas));
+    require_either("BulkRequest", "MachineIds", "Filter", &mut schemas);
     add_names("Machine", &MACHINES, &mut schemas);
     add_names("MachineAction", &MACHINE_ACTIONS, &mut schemas);
     schemas
@@ -109,6 +110,14 @@ fn require_nullable(schema: &mut Value) {
     }
 }
 
+/// Says that just one of two fields is there, and not null.
+fn require_either(name: &str, one: &str, other: &str, schemas: &mut Map<String, Value>) {
+    let given = |field: &str| json!({"required": [field], "properties": {field: {"not": {"type": "null"}}}});
+    if let Some(schema) = schemas.get_mut(name).and_then(Value::as_object_mut) {
+        schema.insert("oneOf".to_owned(), json!([given(one), given(other)]));
+    }
+}
+
 /// Says of an entity's fields which names they can have.
 fn add_names(entity: &str, list: &Schema, schemas: &mut Map<String, Value>) {
     for property in list.properties {
@@ -145,7 +154,9 @@ pub(super) fn example(schema: &Value) -> Value {
     if !std::ptr::eq(inner, schema) {
         return example(inner);
     }
-    if let Some(part) = joined(schema, "oneOf").chain(joined(schema, "anyOf")).next() {
+    if let Some(part) = joined(schema, "oneOf").chain(joined(schema, "anyOf")).next()
+        && schema.get("properties").is_none()
+    {
         return example(part);
     }
     match (type_name(schema), schema.get("format").and_then(Value::as_str)) {

@@ -41,7 +41,9 @@ async fn every_operation_without_a_token_is_there() {
             let reply = Reply::of(client.request(method.clone(), &path)).await;
             let described = operation["responses"].get(reply.status.to_string());
             assert!(described.is_some(), "{method} {path}: {}", reply.text);
-            assert!(![404, 405].contains(&reply.status), "{method} {path}");
+            // A page may know no such code; but the path is there.
+            let is_page = reply.headers["content-type"].to_str().unwrap().starts_with("text/html");
+            assert!(reply.status != 405 && (reply.status != 404 || is_page), "{method} {path}");
         }
     }
 }

@@ -280,6 +280,13 @@ async fn an_app_proves_itself_by_an_assertion_of_each_algorithm() {
         let assertion = Signer::sign(&Header::new(Algorithm::RS256), &claims, &signer.key);
         signer.send_with(&assertion, &[]).await.expect_status(200);
     }
+    // Times with fractions, as the vendor's library for Python writes them.
+    let mut claims = signer.claims();
+    for claim in ["exp", "nbf", "iat"] {
+        claims[claim] = json!(claims[claim].as_f64().unwrap() + 0.25);
+    }
+    let assertion = Signer::sign(&Header::new(Algorithm::RS256), &claims, &signer.key);
+    signer.send(&assertion).await.expect_status(200);
     // Further keys: found by what the assertion names.
     for (algorithm, kind) in
         [(Algorithm::ES256, &PKCS_ECDSA_P256_SHA256), (Algorithm::ES384, &PKCS_ECDSA_P384_SHA384)]

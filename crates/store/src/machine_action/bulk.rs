@@ -9,7 +9,7 @@ use rusqlite::types::Value;
 use rusqlite::{params, params_from_iter};
 
 use super::{COLUMNS, CREATE, created, read};
-use crate::row::{count, phase_number};
+use crate::row::{parsed, phase_number};
 use crate::sql::{ROWS_MAX, places, rows, typed_rows};
 use crate::{StoreError, Tx};
 
@@ -86,23 +86,26 @@ fn supersede_many(rows: usize) -> String {
     )
 }
 
-/// How many machines, by their group of today, the requestor's bulk calls were about at the time `since` and later.
+/// The machines that the requestor's bulk calls were about at the time `since` and later, with their groups of today.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn bulk_counts(tx: &Tx<'_>, requestor: &str, since: Timestamp) -> Result<HashMap<i64, u64>, StoreError> {
-    let mut statement = tx.0.prepare_cached(BULK_COUNTS)?;
+pub fn bulk_machines(
+    tx: &Tx<'_>,
+    requestor: &str,
+    since: Timestamp,
+) -> Result<HashMap<MachineId, i64>, StoreError> {
+    let mut statement = tx.0.prepare_cached(BULK_MACHINES)?;
     let mut rows = statement.query(params![requestor, since.ticks()])?;
-    let mut counts = HashMap::new();
+    let mut machines = HashMap::new();
     while let Some(row) = rows.next()? {
-        counts.insert(row.get("machine_group")?, count(row, "machines")?);
+        machines.insert(parsed(row, "id")?, row.get("machine_group")?);
     }
-    Ok(counts)
+    Ok(machines)
 }
 
-const BULK_COUNTS: &str = "SELECT machine.machine_group, count(*) AS machines FROM machine WHERE id IN \
-    (SELECT machine FROM machine_action WHERE bulk IS NOT NULL AND requestor = $1 AND created_at >= $2) \
-    GROUP BY machine.machine_group";
+const BULK_MACHINES: &str = "SELECT id, machine_group FROM machine WHERE id IN \
+    (SELECT machine FROM machine_action WHERE bulk IS NOT NULL AND requestor = $1 AND created_at >= $2)";
 
 #[cfg(test)]
 mod tests {
@@ -111,7 +114,7 @@ mod tests {
 
     #[test]
     fn plans() {
-        let plan = plan_of(BULK_COUNTS);
+        let plan = plan_of(BULK_MACHINES);
         assert!(plan.starts_with("SEARCH machine USING INDEX sqlite_autoindex_machine_1 (id=?)"), "{plan}");
         let calls = "SEARCH machine_action USING INDEX machine_action_bulk (requestor=? AND created_at>?)";
         assert!(plan.contains(calls), "{plan}");

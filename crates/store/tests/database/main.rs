@@ -17,6 +17,7 @@ mod machine_ip;
 mod policy;
 mod rate_limit;
 mod role;
+mod session;
 mod setting;
 mod user;
 

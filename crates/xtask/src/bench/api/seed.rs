@@ -147,8 +147,11 @@ fn machine(tx: &Tx<'_>, id: MachineId, rank: u32, now: Timestamp) -> Result<(), 
         if is_rare { Duration::from_secs(30 * 24 * 3600) } else { Duration::from_secs((rank % 600).into()) };
     machines_seen(tx, &[(id, now.minus(silent))])?;
     machine_group_assign(tx, &[(id, group)])?;
-    for (tag, has) in [("server", rank % 2 == 0), ("rare", is_rare), ("bulk", rank % (MACHINES / BULK) == 0)]
-    {
+    for (tag, has) in [
+        ("server", rank.is_multiple_of(2)),
+        ("rare", is_rare),
+        ("bulk", rank.is_multiple_of(MACHINES / BULK)),
+    ] {
         if has {
             machine_tag_add(tx, id, tag)?;
         }
@@ -178,7 +181,7 @@ fn action(machine: MachineId, rank: u32, wave: u32, now: Timestamp) -> (MachineA
         fence: Fence { store_epoch: 1, incarnation: 1, generation: u64::from(wave) + 1 },
         requestor: match number {
             _ if is_rare => "alice@example.com".to_owned(),
-            _ if number % 3 == 0 => format!("playbook-{}", number % 40),
+            _ if number.is_multiple_of(3) => format!("playbook-{}", number % 40),
             _ => "0d0c7b1e-9f55-4c0b-8f0e-2f7a6a1b3c4d".to_owned(),
         },
         comment: format!("contain while triaging incident {}", number / 50),

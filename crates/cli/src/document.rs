@@ -24,7 +24,8 @@ use serde::de::{
 use serde::{Deserialize, Deserializer};
 
 /// What the files look like.
-pub(crate) const HELP: &str = r#"Each file, *.toml or *.json, holds one document, with the keys of the API. A folder is read with its folders.
+pub(crate) const HELP: &str = r#"Each file, *.toml or *.json, holds one document, with the keys of the API. A folder is read with
+the folders in it.
 
   kind = "policy"                         kind = "machine-group"
   name = "default"                        name = "Finance"
@@ -41,10 +42,12 @@ pub(crate) const HELP: &str = r#"Each file, *.toml or *.json, holds one document
   rights = ["View data"]
   userGroups = ["responders"]
 
-Policies come first, then machine groups by rank, roles, settings. Apps and accounts hold secrets, and are no documents:
-see cordon app and cordon user.
-Nothing is deleted without --prune. With it, what the server has of the kinds that the files hold, and the files do not
-have, is deleted, and such settings are taken back; but nothing that is built in, and no policy.
+Policies come first, then machine groups by rank, roles, settings. Apps and accounts hold secrets,
+and are no documents: see cordon app and cordon user.
+
+Nothing is deleted without --prune. With it, what the server has of the kinds that the files hold,
+and the files do not have, is deleted, and such settings are taken back; but nothing that is built
+in, and no policy.
 
 cordon diff ends with 0 when there is nothing that cordon apply would do, and with 6 when there is."#;
 

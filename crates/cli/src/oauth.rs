@@ -109,7 +109,7 @@ struct Polling {
 }
 
 impl Endpoints {
-    /// Asks an issuer where its endpoints are (OpenID Connect Discovery, section 4).
+    /// Asks an issuer where its endpoints are (the discovery of OIDC, section 4).
     pub(crate) async fn discover(http: &Http, issuer: &Url) -> Result<Self> {
         let mut url = issuer.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -189,12 +189,13 @@ impl Issuer<'_> {
             ("client_id", self.client_id),
             ("refresh_token", refresh_token.reveal()),
         ]);
-        ask(self.http, endpoint, &form, "you").await.map_err(|error| match error {
-            ClientError::Token { error, description, .. } if error == "invalid_grant" => {
-                ClientError::SignedOut(format!("{error}: {description}"))
-            }
-            other => other,
-        })
+        let result = ask(self.http, endpoint, &form, "you").await;
+        if let Err(ClientError::Token { error, description, .. }) = &result
+            && error == "invalid_grant"
+        {
+            return Err(ClientError::SignedOut(format!("{error}: {description}")));
+        }
+        result
     }
 
     fn form<'b>(&'b self, fields: &[(&'static str, &'b str)]) -> Vec<(&'static str, &'b str)> {
@@ -215,16 +216,15 @@ impl Polling {
     /// # Errors
     /// Why there will be none.
     fn go_on(&mut self, error: ClientError) -> Result<()> {
-        let word = match &error {
-            ClientError::Token { error, .. } => error.as_str(),
-            // RFC 8628, section 3.5: ever slower.
-            _ if error.is_transient() => {
-                self.interval = (self.interval * 2).min(INTERVAL_MAX);
-                return Ok(());
+        let ClientError::Token { error: word, .. } = &error else {
+            if !error.is_transient() {
+                return Err(error.into());
             }
-            _ => return Err(error.into()),
+            // RFC 8628, section 3.5: ever slower.
+            self.interval = (self.interval * 2).min(INTERVAL_MAX);
+            return Ok(());
         };
-        match word {
+        match word.as_str() {
             "authorization_pending" => Ok(()),
             "slow_down" => {
                 self.interval = (self.interval + INTERVAL_STEP).min(INTERVAL_MAX);
@@ -232,6 +232,7 @@ impl Polling {
             }
             "expired_token" => bail!("nobody signed in while the code counted: run cordon login again"),
             "access_denied" => Err(error).context("the sign-in was declined"),
+            _ if error.is_transient() => Ok(()),
             _ => Err(error.into()),
         }
     }

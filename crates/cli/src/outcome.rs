@@ -23,15 +23,15 @@ Examples:
   cordon machine restrict --tag finance --comment \"IR-20771\" --dry-run
   cordon machine restrict --filter \"startswith(computerDnsName,'lab-')\" --comment \"IR-20771\" --yes --wait
 
-More than one machine, and --filter, --tag and --group, are one call for all of them, after a question that tells
-how many machines it is about; without a terminal, --yes is needed.
+More than one machine, and --filter, --tag and --group, are one call for all of them, after a
+question that tells how many machines it is about; without a terminal, --yes is needed.
 
 Exit codes:
   0  done; with --wait: enforced and proved by every machine
   1  any other error: network, TLS, profile, a fault of the server
   2  wrong usage, or not confirmed
   3  an action is pending: started without --wait, or still under way
-  4  refused by the server, or the action of any machine failed or was cancelled, or a machine got none
+  4  refused by the server, or an action failed or was cancelled, or a machine got none
   5  no action failed, but one timed out before its machine took it up";
 
 /// How a command ended when nothing went wrong on the way.

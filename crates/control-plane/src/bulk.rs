@@ -100,8 +100,9 @@ impl ControlPlane {
     /// Restricts or unrestricts many machines. What is answered as accepted is durable.
     ///
     /// # Errors
-    /// [`Error::Forbidden`], [`Error::InvalidInput`], [`Error::RateLimited`], [`Error::Disallowed`] when the caller may
-    /// not change so many; from the store. A machine's own trouble is in its result.
+    /// [`Error::Forbidden`], [`Error::InvalidInput`], [`Error::RateLimited`], [`Error::Disabled`] and
+    /// [`Error::Disallowed`] when the caller may change none, or not so many; from the store. A machine's own trouble is
+    /// in its result.
     pub async fn machine_bulk(&self, caller: &Caller, bulk: BulkRequest) -> Result<BulkOutcome> {
         caller.require(Requirement::RESTRICT)?;
         let request = bulk.request.checked(bulk.kind)?;
@@ -217,6 +218,9 @@ impl ControlPlane {
         let total: u64 = planned.values().map(|(count, _)| count).sum();
         let before = changed.len() as u64;
         let max = u64::from(caller.bulk_machines_max);
+        if total > 0 && max == 0 {
+            return Err(Error::Disabled(format!("bulk calls are switched off for this caller. {remedy}")));
+        }
         if total > 0 && before.saturating_add(total) > max {
             return Err(Error::Disallowed(format!(
                 "This would change {total} machines; bulk calls of this caller may change {max} in an hour, and have \
@@ -423,7 +427,7 @@ fn made_before(tx: &Tx<'_>, job: &Job, machine: MachineId) -> Result<Option<Resu
     let Some(key) = &job.request.idempotency_key else { return Ok(None) };
     let made = machine_action_by_idempotency_key(tx, &job.requestor, key, Some(machine))?;
     Ok(made.map(|made| {
-        if is_made_by(&made, job.kind, &job.request) {
+        if made.bulk.is_some() && is_made_by(&made, job.kind, &job.request) {
             Ok(made.id)
         } else {
             Err(Error::InvalidInput(format!(

@@ -135,7 +135,7 @@ pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
             .detail("More than the limit in an hour needs the right *Bulk remediation*.")
             .body::<BulkRequest>()
             .heeds(["Idempotency-Key"])
-            .refuses(["DisallowedOperation", "ODataError"])
+            .refuses(["DisabledFeature", "DisallowedOperation", "ODataError"])
             .answers::<BulkReply>(201),
         post("/api/cordon/v1/machines/unrestrictCodeExecution", Requirement::RESTRICT, bulk::unrestrict)
             .summary("Enable execution of any application on many machines again")
@@ -143,7 +143,7 @@ pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
             .detail("More than the limit in an hour needs the right *Bulk remediation*.")
             .body::<BulkRequest>()
             .heeds(["Idempotency-Key"])
-            .refuses(["DisallowedOperation", "ODataError"])
+            .refuses(["DisabledFeature", "DisallowedOperation", "ODataError"])
             .answers::<BulkReply>(201),
         get("/api/cordon/v1/executionEvents", Requirement::READ, execution_event::list)
             .summary("List what machines refused to run, latest first")

@@ -163,7 +163,7 @@ impl Plan {
             plan.policies(policies, session.client.list(&POLICIES, &[]).await?.decode()?);
         }
         if !groups.is_empty() {
-            plan.groups(groups, session.client.list(&GROUPS, &[]).await?.decode()?, prune);
+            plan.groups(&groups, &session.client.list(&GROUPS, &[]).await?.decode::<MachineGroup>()?, prune);
         }
         if !roles.is_empty() {
             plan.roles(roles, session.client.list(&ROLES, &[]).await?.decode()?, prune);
@@ -238,12 +238,7 @@ impl Plan {
         }
     }
 
-    fn groups(
-        &mut self,
-        documents: Vec<(String, MachineGroupDocument)>,
-        there: Vec<MachineGroup>,
-        prune: bool,
-    ) {
+    fn groups(&mut self, documents: &[(String, MachineGroupDocument)], there: &[MachineGroup], prune: bool) {
         let order: Vec<String> =
             there.iter().filter(|group| group.id != UNGROUPED_ID).map(|group| group.name.clone()).collect();
         let named: HashSet<&String> = documents.iter().map(|(_, group)| &group.name).collect();
@@ -261,7 +256,7 @@ impl Plan {
         let movable: HashSet<String> = named.iter().map(|name| (*name).clone()).collect();
         let mut now = order.clone();
         let mut items = HashMap::new();
-        for (source, group) in &documents {
+        for (source, group) in documents {
             let old = there.iter().find(|old| old.name == group.name).cloned().map(document_of);
             let shown = |order: &[String]| group.rank.and_then(|_| place(order, &group.name));
             // Where a group stands counts among those that stay.

@@ -41,7 +41,7 @@ pub(crate) struct Filter {
     /// Only what this app (id), person, `system` or `operator` did
     #[arg(long, value_name = "ID|NAME", value_parser = NonEmptyStringValueParser::new())]
     actor: Option<String>,
-    /// Only this operation, such as machine_restrict
+    /// Only this operation, such as `machine_restrict`
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     operation: Option<String>,
     /// Only what was done to this, such as a machine id

@@ -40,13 +40,13 @@ A person's tokens are kept in the profile, which only its owner can read, and re
 /// Options of `cordon login` only.
 #[derive(Debug, Args)]
 pub(crate) struct LoginArguments {
-    /// Sign in as a person by another OpenID Connect issuer, which knows --client-id
+    /// Sign in as a person by another issuer (OIDC), which knows --client-id
     #[arg(long, value_name = "URL", requires = "client_id")]
     issuer: Option<Url>,
     /// Trust the certificate authorities in this PEM file for the issuer, and no others
     #[arg(long, value_name = "FILE", requires = "issuer")]
     issuer_ca_file: Option<PathBuf>,
-    /// The scope to ask the issuer for [default: "<audience of the server>/.default offline_access"]
+    /// The scope to ask the issuer for [default: the server's audience with /.default, and `offline_access`]
     #[arg(long, value_name = "SCOPE", requires = "issuer", value_parser = NonEmptyStringValueParser::new())]
     scope: Option<String>,
     /// Name the audience of the token by this resource too (RFC 8707), for issuers that ask for it

@@ -16,8 +16,9 @@ use crate::table::{Fit, Table};
 pub(crate) const GROUPS: [&str; 4] = ["api", "cordon", "v1", "machineGroups"];
 
 const HELP: &str = "\
-A condition is a property (name, domain, tag or osPlatform), an operator (equals, startsWith, endsWith or contains)
-and a value. Conditions on the same property are alternatives; all properties that have conditions must be met.
+A condition is a property (name, domain, tag or osPlatform), an operator (equals, startsWith,
+endsWith or contains) and a value. Conditions on the same property are alternatives; all properties
+that have conditions must be met.
 
 Example:
   cordon machine-group save Finance --rank 1 --condition \"tag equals finance\" --user-group responders";

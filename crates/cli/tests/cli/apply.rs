@@ -64,11 +64,12 @@ impl Store {
                 Answer::ok(&json!({ "value": names.map(setting) }))
             }
             ("PUT", "policies", Some(name)) => {
-                let mut policy = body;
-                policy["revision"] = 1.into();
-                policy["digest"] = "ab".into();
-                policy["lastUpdateDateTimeUtc"] = "2026-03-02T08:14:55Z".into();
-                policy["lastUpdateBy"] = "operator".into();
+                let stored = json!({
+                    "revision": 1, "digest": "ab", "lastUpdateDateTimeUtc": "2026-03-02T08:14:55Z",
+                    "lastUpdateBy": "operator"
+                });
+                let keys = [body, stored].into_iter().filter_map(|part| part.as_object().cloned());
+                let policy = Value::Object(keys.flatten().collect());
                 self.policies.insert(name.to_owned(), policy.clone());
                 Answer::ok(&policy)
             }
@@ -82,7 +83,7 @@ impl Store {
             }
             ("PUT", "machineGroups", Some(name)) => {
                 let found = self.groups.iter().position(|group| group["name"] == name);
-                let rank = body["rank"].as_u64().or(found.map(|found| found as u64 + 1));
+                let rank = body.get("rank").and_then(Value::as_u64).or(found.map(|found| found as u64 + 1));
                 found.map(|found| self.groups.remove(found));
                 let place = rank.map_or(usize::MAX, |rank| usize::try_from(rank).unwrap() - 1);
                 self.groups.insert(place.min(self.groups.len()), body.clone());
@@ -92,7 +93,7 @@ impl Store {
                 self.groups.retain(|group| group["name"] != name);
                 Answer::empty()
             }
-            _ => panic!("{method} {collection} {name:?}"),
+            _ => Answer::error(404, "NotFound", &format!("{method} {collection} {name:?}")),
         }
     }
 
@@ -129,7 +130,7 @@ fn folder(program: &Program) {
 }
 
 fn lines_since(server: &StandIn, before: usize) -> Vec<String> {
-    server.lines()[before..].iter().filter(|line| !line.starts_with("GET")).cloned().collect()
+    server.lines().into_iter().skip(before).filter(|line| !line.starts_with("GET")).collect()
 }
 
 fn check(run: &Run, code: i32) -> &str {

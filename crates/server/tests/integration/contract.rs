@@ -33,7 +33,10 @@ const PASSWORD: &str = "correct horse battery staple";
 const ROWS: &[(&str, &str)] = &[
     ("s1_request", "POST /api/machines/{id}/restrictCodeExecution and unrestrictCodeExecution"),
     ("s1_application_permission", "Machine.RestrictExecution"),
-    ("s1_delegated_permission", "Machine.RestrictExecution, a role with Active remediation actions, the group"),
+    (
+        "s1_delegated_permission",
+        "Machine.RestrictExecution, a role with Active remediation actions, the group",
+    ),
     ("s1_headers", "Authorization and Content-Type, both required"),
     ("s1_body", "Comment is required; key names are case sensitive"),
     ("s1_success", "201 and the entity"),
@@ -277,7 +280,9 @@ fn id(entity: &Value) -> &str {
 fn is_time(value: &Value) -> bool {
     let pattern = "dddd-dd-ddTdd:dd:dd.dddddddZ";
     let matches = |(c, p): (char, char)| if p == 'd' { c.is_ascii_digit() } else { c == p };
-    value.as_str().is_some_and(|text| text.len() == pattern.len() && text.chars().zip(pattern.chars()).all(matches))
+    value
+        .as_str()
+        .is_some_and(|text| text.len() == pattern.len() && text.chars().zip(pattern.chars()).all(matches))
 }
 
 /// The ids of the rows of a list.

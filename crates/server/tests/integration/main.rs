@@ -4,21 +4,29 @@
 
 mod harness;
 
+mod contract;
+mod permission_matrix;
 mod routes;
 
 mod agents;
 mod machine;
 mod machine_action;
 
+mod access;
 mod app;
 mod audit_entry;
+mod bulk;
 mod enrollment_token;
 mod execution_event;
 mod external_issuer;
+mod machine_group;
 mod policy;
+mod role;
+mod settings;
 mod sign_in;
 mod token;
 mod token_attack;
+mod user;
 
 mod body;
 mod connection;

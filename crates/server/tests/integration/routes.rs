@@ -12,14 +12,29 @@ use crate::harness::server::TestServer;
 
 const ZERO_ID: &str = "00000000-0000-0000-0000-000000000000";
 
+/// The route's path with values for its parameters, and its fixed segments changed.
+fn filled(route: &Route, value: impl Fn(&str) -> String, change: fn(&str) -> String) -> String {
+    let part = |part: &str| match part.split_once(['{', '(']) {
+        None => change(part),
+        Some(("", _)) => value(part),
+        // A function's parameters are in its one segment.
+        Some((function, _)) => change(function) + &value(part),
+    };
+    route.path.split('/').map(part).collect::<Vec<_>>().join("/")
+}
+
 /// The route's path with values that name nothing.
-fn path(route: &Route) -> String {
-    let parts = route.path.split('/').map(|part| if part.starts_with('{') { ZERO_ID } else { part });
-    parts.collect::<Vec<_>>().join("/")
+pub(crate) fn path(route: &Route) -> String {
+    let call = format!("(ip='{ZERO_ID}',timestamp={ZERO_ID})");
+    filled(
+        route,
+        |part| if part.starts_with('{') { ZERO_ID.to_owned() } else { call.clone() },
+        str::to_owned,
+    )
 }
 
 /// Calls a route without a body, which would be refused: who may not call is told so first.
-async fn call(client: &Client, route: &Route) -> Reply {
+pub(crate) async fn call(client: &Client, route: &Route) -> Reply {
     Reply::of(client.request(route.method.clone(), &path(route))).await
 }
 
@@ -108,7 +123,7 @@ async fn every_route_refuses_callers_that_lack_its_permission() {
     let server = TestServer::start().await;
     for route in ROUTES.iter() {
         let others: Vec<_> =
-            Permission::ALL.into_iter().filter(|permission| !route.required.0.contains(permission)).collect();
+            Permission::ALL.into_iter().filter(|permission| !route.required.permissions.contains(permission)).collect();
         for held in others.iter().map(std::slice::from_ref).chain([others.as_slice()]) {
             let client = server.client(held).await;
             let message = call(&client, route).await.expect_error(403, "Forbidden");
@@ -117,7 +132,7 @@ async fn every_route_refuses_callers_that_lack_its_permission() {
             };
             let sentence = format!(
                 "Missing application roles. API required roles: {}, application roles: {}.",
-                names(route.required.0),
+                names(route.required.permissions),
                 names(held)
             );
             assert!(message.starts_with(&sentence), "{route:?}: {message}");
@@ -140,11 +155,17 @@ async fn who_may_only_restrict_is_told_that_reading_is_apart() {
     );
 }
 
+/// Routes that change nothing although they do not read only: they tell what a change would do.
+const CHANGES_NOTHING: [&str; 1] = ["/api/cordon/v1/machineGroups/{machineGroup}/preview"];
+
 #[tokio::test]
 async fn every_route_that_changes_something_is_audited() {
     let server = TestServer::start().await;
     let client = server.client(&Permission::ALL).await;
     for route in ROUTES.iter().filter(|route| route.method != Method::GET) {
+        if CHANGES_NOTHING.contains(&route.path) {
+            continue;
+        }
         let (reply, operation, subject) = change(&server, &client, route).await;
         assert!((200..300).contains(&reply.status), "{route:?}: {}", reply.text);
         let entries = client.get("/api/cordon/v1/auditEntries?top=50").await.expect_status(200);
@@ -160,7 +181,13 @@ async fn every_route_that_changes_something_is_audited() {
 
 /// Calls a route that changes something; the reply, and the operation and subject of the audit entry that is due.
 async fn change(server: &TestServer, client: &Client, route: &Route) -> (Reply, &'static str, String) {
+    const ADMIN: &str = "/api/cordon/v1";
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
+    let bulk = async |name: &str| {
+        let machine = Machine::enroll(server, name).await;
+        let body = json!({"MachineIds": [machine.id], "Comment": "test"});
+        (client.post(route.path, &body).await, machine.id)
+    };
     match (route.method.as_str(), route.path) {
         ("POST", "/api/machines/{machine}/restrictCodeExecution") => {
             let machine = Machine::enroll(server, "lab-restrict").await;
@@ -170,11 +197,25 @@ async fn change(server: &TestServer, client: &Client, route: &Route) -> (Reply, 
             let machine = Machine::enroll(server, "lab-unrestrict").await;
             (client.unrestrict(&machine.id).await, "machine_unrestrict", machine.id)
         }
+        ("POST", "/api/machines/{machine}/tags") => {
+            let machine = Machine::enroll(server, "lab-tag").await;
+            let path = format!("/api/machines/{}/tags", machine.id);
+            let reply = client.post(&path, &json!({"Value": "t", "Action": "Add"})).await;
+            (reply, "machine_tag_add", machine.id)
+        }
         ("POST", "/api/machineactions/{action}/cancel") => {
             let machine = Machine::enroll(server, "lab-cancel").await;
             let action = id(&client.restrict(&machine.id).await.expect_status(201));
             let path = format!("/api/machineactions/{action}/cancel");
             (client.post(&path, &json!({"Comment": "never mind"})).await, "machine_action_cancel", machine.id)
+        }
+        ("POST", "/api/cordon/v1/machines/restrictCodeExecution") => {
+            let (reply, machine) = bulk("bulk-restrict").await;
+            (reply, "machine_restrict", machine)
+        }
+        ("POST", "/api/cordon/v1/machines/unrestrictCodeExecution") => {
+            let (reply, machine) = bulk("bulk-unrestrict").await;
+            (reply, "machine_unrestrict", machine)
         }
         ("POST", "/api/cordon/v1/apps") => {
             let body = json!({"name": "made", "permissions": ["Machine.Read.All"]});
@@ -182,9 +223,59 @@ async fn change(server: &TestServer, client: &Client, route: &Route) -> (Reply, 
             let subject = id(&reply.body);
             (reply, "app_create", subject)
         }
+        ("PUT", "/api/cordon/v1/apps/{app}") => {
+            let app = server.client(&[Permission::MachineReadAll]).await.app;
+            let body = json!({"name": "changed", "permissions": ["Machine.Read.All"]});
+            (client.put(&format!("{ADMIN}/apps/{app}"), &body).await, "app_update", app)
+        }
         ("DELETE", "/api/cordon/v1/apps/{app}") => {
             let app = server.client(&[Permission::MachineReadAll]).await.app;
-            (client.delete(&format!("/api/cordon/v1/apps/{app}")).await, "app_revoke", app)
+            (client.delete(&format!("{ADMIN}/apps/{app}")).await, "app_revoke", app)
+        }
+        ("POST", "/api/cordon/v1/apps/{app}/secret") => {
+            let app = server.client(&[Permission::MachineReadAll]).await.app;
+            (client.post(&format!("{ADMIN}/apps/{app}/secret"), &json!({})).await, "app_secret_renew", app)
+        }
+        ("POST", "/api/cordon/v1/apps/{app}/keys") => {
+            let app = server.client(&[Permission::MachineReadAll]).await.app;
+            let body = json!({"pem": public_key()});
+            (client.post(&format!("{ADMIN}/apps/{app}/keys"), &body).await, "app_key_add", app)
+        }
+        ("DELETE", "/api/cordon/v1/apps/{app}/keys/{thumbprint}") => {
+            let app = server.client(&[Permission::MachineReadAll]).await.app;
+            let path = format!("{ADMIN}/apps/{app}/keys");
+            let key = client.post(&path, &json!({"pem": public_key()})).await.expect_status(201);
+            let path = format!("{path}/{}", key["thumbprint"].as_str().unwrap());
+            (client.delete(&path).await, "app_key_remove", app)
+        }
+        ("POST", "/api/cordon/v1/users") => {
+            (client.post(route.path, &json!({"name": "made"})).await, "user_create", "made".to_owned())
+        }
+        ("PATCH", "/api/cordon/v1/users/{user}") => {
+            server.account("changed", &[]).await;
+            let reply = client.patch(&format!("{ADMIN}/users/changed"), &json!({"enabled": false})).await;
+            (reply, "user_update", "changed".to_owned())
+        }
+        ("DELETE", "/api/cordon/v1/users/{user}") => {
+            server.account("deleted", &[]).await;
+            (client.delete(&format!("{ADMIN}/users/deleted")).await, "user_delete", "deleted".to_owned())
+        }
+        ("PUT", "/api/cordon/v1/roles/{role}") => {
+            let reply = client.put(&format!("{ADMIN}/roles/made"), &json!({"name": "made"})).await;
+            (reply, "role_save", "made".to_owned())
+        }
+        ("DELETE", "/api/cordon/v1/roles/{role}") => {
+            server.role("deleted", &[], &[]).await;
+            (client.delete(&format!("{ADMIN}/roles/deleted")).await, "role_delete", "deleted".to_owned())
+        }
+        ("PUT", "/api/cordon/v1/machineGroups/{machineGroup}") => {
+            let reply = client.put(&format!("{ADMIN}/machineGroups/made"), &json!({"name": "made"})).await;
+            (reply, "machine_group_save", "made".to_owned())
+        }
+        ("DELETE", "/api/cordon/v1/machineGroups/{machineGroup}") => {
+            server.machine_group("deleted", "x", &[]).await;
+            let reply = client.delete(&format!("{ADMIN}/machineGroups/deleted")).await;
+            (reply, "machine_group_delete", "deleted".to_owned())
         }
         ("POST", "/api/cordon/v1/enrollmentTokens") => {
             let reply = client.post(route.path, &json!({"usesMax": 1, "expiresInSeconds": 60})).await;
@@ -193,16 +284,25 @@ async fn change(server: &TestServer, client: &Client, route: &Route) -> (Reply, 
         }
         ("DELETE", "/api/cordon/v1/enrollmentTokens/{token}") => {
             let body = json!({"usesMax": 1, "expiresInSeconds": 60});
-            let token = id(&client.post("/api/cordon/v1/enrollmentTokens", &body).await.expect_status(201));
-            let path = format!("/api/cordon/v1/enrollmentTokens/{token}");
+            let token = id(&client.post(&format!("{ADMIN}/enrollmentTokens"), &body).await.expect_status(201));
+            let path = format!("{ADMIN}/enrollmentTokens/{token}");
             (client.delete(&path).await, "enrollment_token_revoke", token)
         }
         ("PUT", "/api/cordon/v1/policies/{policy}") => {
-            let reply = client.put("/api/cordon/v1/policies/lab", &json!({"name": "lab"})).await;
+            let reply = client.put(&format!("{ADMIN}/policies/lab"), &json!({"name": "lab"})).await;
             (reply, "policy_apply", "lab".to_owned())
+        }
+        ("PATCH", "/api/cordon/v1/settings") => {
+            let reply = client.patch(route.path, &json!({"rateLimitPerHour": 1234})).await;
+            (reply, "setting_update", "rateLimitPerHour".to_owned())
         }
         other => panic!("{other:?} changes something: say here how, and what the audit log is to hold of it"),
     }
+}
+
+/// A public key that nobody has.
+fn public_key() -> String {
+    rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().public_key_pem()
 }
 
 #[tokio::test]
@@ -213,17 +313,23 @@ async fn every_route_answers_under_every_spelling() {
     let connection = machine.connect(&server, Behavior::Obey).await;
     let action = client.restrict(&machine.id).await.expect_status(201);
     let action = client.wait_for(&action, "Succeeded").await["id"].as_str().unwrap().to_owned();
+    server.account("ann", &[]).await;
+    server.machine_group("Labs", "lab", &[]).await;
     drop(connection);
+    let time = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ").to_string();
     for route in ROUTES.iter().filter(|route| route.method == Method::GET) {
-        let spell = |change: fn(&str) -> String| {
-            let parts = route.path.split('/').map(|part| match part {
-                "{machine}" => machine.id.clone(),
-                "{action}" => action.clone(),
-                "{policy}" => "default".to_owned(),
-                fixed => change(fixed),
-            });
-            parts.collect::<Vec<_>>().join("/")
+        let value = |part: &str| match part {
+            "{machine}" => machine.id.clone(),
+            "{action}" => action.clone(),
+            "{policy}" => "default".to_owned(),
+            "{app}" => client.app.clone(),
+            "{user}" => "ann".to_owned(),
+            "{role}" => "Administrator".to_owned(),
+            "{machineGroup}" => "Labs".to_owned(),
+            "findbyip(ip='{ip}',timestamp={timestamp})" => format!("(ip='10.0.0.5',timestamp={time})"),
+            other => panic!("{other} of {route:?}: say here what is there"),
         };
+        let spell = |change: fn(&str) -> String| filled(route, value, change);
         let plain = spell(str::to_owned);
         let expected = client.get(&plain).await;
         assert_eq!(expected.status, 200, "{plain}: {}", expected.text);
@@ -249,6 +355,7 @@ fn steady(mut body: Value) -> Value {
     }
     if let Some(entity) = body.as_object_mut() {
         entity.remove("lastSeen");
+        entity.remove("time");
     }
     body
 }
@@ -264,7 +371,7 @@ async fn what_is_no_route_says_so_in_the_envelope() {
         assert_eq!(message, "There is no such route", "{path}");
     }
     for route in ROUTES.iter() {
-        let reply = client.with_token("").request(Method::PATCH, &path(route));
+        let reply = client.with_token("").request(Method::TRACE, &path(route));
         let reply = Reply::of(reply).await;
         let allowed = reply.headers["allow"].to_str().unwrap().to_owned();
         assert!(allowed.split(',').any(|method| method == route.method.as_str()), "{allowed}");

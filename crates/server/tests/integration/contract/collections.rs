@@ -172,12 +172,20 @@ async fn s3_top_and_skip() {
 async fn s3_orderby() {
     let place = Place::start().await;
     let other = Machine::enroll(&place.server, "office-1").await;
-    let [first, second] = [place.restricted().await, place.client.restrict(&other.id).await.expect_status(201)];
+    let [first, second] =
+        [place.restricted().await, place.client.restrict(&other.id).await.expect_status(201)];
     let newest_first = [id(&second).to_owned(), id(&first).to_owned()];
     assert_eq!(ids(&place.client, "/api/machineactions").await, newest_first);
-    for property in
-        ["id", "status", "machineId", "type", "requestor", "creationDateTimeUtc", "lastUpdateDateTimeUtc", "externalId"]
-    {
+    for property in [
+        "id",
+        "status",
+        "machineId",
+        "type",
+        "requestor",
+        "creationDateTimeUtc",
+        "lastUpdateDateTimeUtc",
+        "externalId",
+    ] {
         for direction in ["", " asc", " desc"] {
             let path = format!("/api/machineactions?$orderby={property}{direction}");
             assert_eq!(ids(&place.client, &path).await.len(), 2, "{path}");
@@ -272,7 +280,10 @@ async fn s3_machine() {
     let place = Place::start().await;
     for target in [place.machine.id.as_str(), "lab-042"] {
         let machine = place.client.machine(target).await;
-        assert_eq!(machine["@odata.context"], format!("{}/api/$metadata#Machines/$entity", place.server.url()));
+        assert_eq!(
+            machine["@odata.context"],
+            format!("{}/api/$metadata#Machines/$entity", place.server.url())
+        );
         assert_eq!(machine["id"], place.machine.id);
     }
     let message =
@@ -326,10 +337,30 @@ async fn s3_machine_fields() {
     let machine = place.client.machine(&place.machine.id).await;
     let fields: Vec<_> = machine.as_object().unwrap().keys().map(String::as_str).collect();
     let mut expected = vec![
-        "@odata.context", "id", "computerDnsName", "firstSeen", "lastSeen", "osPlatform", "osProcessor",
-        "osArchitecture", "version", "osBuild", "healthStatus", "onboardingStatus", "rbacGroupId", "rbacGroupName",
-        "riskScore", "exposureLevel", "deviceValue", "aadDeviceId", "machineTags", "lastIpAddress",
-        "lastExternalIpAddress", "ipAddresses", "agentVersion", "executionRestriction",
+        "@odata.context",
+        "id",
+        "computerDnsName",
+        "firstSeen",
+        "lastSeen",
+        "osPlatform",
+        "osProcessor",
+        "osArchitecture",
+        "version",
+        "osBuild",
+        "healthStatus",
+        "onboardingStatus",
+        "rbacGroupId",
+        "rbacGroupName",
+        "riskScore",
+        "exposureLevel",
+        "deviceValue",
+        "aadDeviceId",
+        "machineTags",
+        "lastIpAddress",
+        "lastExternalIpAddress",
+        "ipAddresses",
+        "agentVersion",
+        "executionRestriction",
     ];
     expected.sort_unstable();
     let mut found = fields.clone();
@@ -337,7 +368,10 @@ async fn s3_machine_fields() {
     assert_eq!(found, expected);
     assert!(is_time(&machine["firstSeen"]) && is_time(&machine["lastSeen"]), "{machine}");
     assert_eq!((&machine["riskScore"], &machine["exposureLevel"]), (&json!("None"), &json!("None")));
-    assert_eq!((&machine["healthStatus"], &machine["onboardingStatus"]), (&json!("Active"), &json!("onboarded")));
+    assert_eq!(
+        (&machine["healthStatus"], &machine["onboardingStatus"]),
+        (&json!("Active"), &json!("onboarded"))
+    );
     assert_eq!(machine["rbacGroupId"], 0);
     for ip in machine["ipAddresses"].as_array().unwrap() {
         let fields: Vec<_> = ip.as_object().unwrap().keys().collect();

@@ -97,7 +97,10 @@ async fn s2_status() {
 async fn s2_machine_id_and_name() {
     let place = Place::start().await;
     let action = place.restricted().await;
-    assert_eq!((&action["machineId"], &action["computerDnsName"]), (&json!(place.machine.id), &json!("lab-042")));
+    assert_eq!(
+        (&action["machineId"], &action["computerDnsName"]),
+        (&json!(place.machine.id), &json!("lab-042"))
+    );
 }
 
 #[tokio::test]

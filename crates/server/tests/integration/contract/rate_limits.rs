@@ -43,7 +43,9 @@ async fn s6_429() {
     let place = Place::start_with(|config| config.rate_limit_per_minute = 1).await;
     spend(&place.client, 1).await;
     // That a client which waits so long succeeds is tested in `rate_limit`.
-    assert!((1..=60).contains(&refused(place.client.restrict(NOWHERE).await, "At most 1 calls in 60 seconds")));
+    assert!(
+        (1..=60).contains(&refused(place.client.restrict(NOWHERE).await, "At most 1 calls in 60 seconds"))
+    );
     place.client.get("/api/machines").await.expect_status(200);
 }
 

@@ -17,7 +17,8 @@ fn restrict(place: &Place) -> String {
 
 /// Posts a restrict with a header more.
 async fn post_with(place: &Place, header: (&str, &str), body: &Value) -> Reply {
-    Reply::of(place.client.request(Method::POST, &restrict(place)).header(header.0, header.1).json(body)).await
+    Reply::of(place.client.request(Method::POST, &restrict(place)).header(header.0, header.1).json(body))
+        .await
 }
 
 #[tokio::test]
@@ -78,7 +79,8 @@ async fn s1_headers() {
     let path = restrict(&place);
     let body = "{\"Comment\": \"x\"}";
     let url = format!("{}{path}", place.client.base);
-    let reply = Reply::of(place.client.http.post(url).header("content-type", "application/json").body(body)).await;
+    let reply =
+        Reply::of(place.client.http.post(url).header("content-type", "application/json").body(body)).await;
     reply.expect_error(401, "Unauthorized");
     place.client.post_raw(&path, None, body).await.expect_error(400, "InvalidRequestBody");
     place.client.post_raw(&path, Some("application/json"), body).await.expect_status(201);
@@ -89,7 +91,8 @@ async fn s1_body() {
     let place = Place::start().await;
     let path = restrict(&place);
     place.client.post(&path, &json!({})).await.expect_error(400, "MissingRequiredParameter");
-    let message = place.client.post(&path, &json!({"comment": "x"})).await.expect_error(400, "InvalidRequestBody");
+    let message =
+        place.client.post(&path, &json!({"comment": "x"})).await.expect_error(400, "InvalidRequestBody");
     assert!(message.contains("\"Comment\""), "{message}");
     let action = place.client.post(&path, &json!({"Comment": "x"})).await.expect_status(201);
     assert_eq!(action["requestorComment"], "x");
@@ -102,7 +105,10 @@ async fn s1_success() {
     for kind in KINDS {
         let path = place.path(&format!("/{kind}"));
         let reply = place.client.post(&path, &json!({"Comment": "x"})).await;
-        assert_eq!((reply.status, &reply.headers["content-type"]), (201, &"application/json".parse().unwrap()));
+        assert_eq!(
+            (reply.status, &reply.headers["content-type"]),
+            (201, &"application/json".parse().unwrap())
+        );
         assert_eq!(reply.body["@odata.context"], context);
     }
 }
@@ -216,9 +222,16 @@ async fn s1_content_type() {
 #[tokio::test]
 async fn s1_malformed_body() {
     let place = Place::start().await;
-    for body in
-        ["", "{", "[]", "\"x\"", "null", "{\"Comment\": 5}", "{\"COMMENT\": \"x\"}", "{\"externalId\": \"x\"}"]
-    {
+    for body in [
+        "",
+        "{",
+        "[]",
+        "\"x\"",
+        "null",
+        "{\"Comment\": 5}",
+        "{\"COMMENT\": \"x\"}",
+        "{\"externalId\": \"x\"}",
+    ] {
         let reply = place.client.post_raw(&restrict(&place), Some("application/json"), body).await;
         reply.expect_error(400, "InvalidRequestBody");
     }
@@ -227,7 +240,9 @@ async fn s1_malformed_body() {
 #[tokio::test]
 async fn s1_comment_missing() {
     let place = Place::start().await;
-    for body in [json!({}), json!({"Comment": null}), json!({"Comment": ""}), json!({"Comment": " \t\u{2003}"})] {
+    for body in
+        [json!({}), json!({"Comment": null}), json!({"Comment": ""}), json!({"Comment": " \t\u{2003}"})]
+    {
         let reply = place.client.post(&restrict(&place), &body).await;
         assert_eq!(reply.expect_error(400, "MissingRequiredParameter"), "Parameter Comment is missing");
     }
@@ -309,8 +324,12 @@ async fn s1_policy() {
 async fn s1_same_kind_active() {
     let place = Place::start().await;
     let action = place.restricted().await;
-    let message = place.client.restrict(&place.machine.id).await.expect_error(400, "ActiveRequestAlreadyExists");
-    assert!(message.starts_with("Action is already in progress") && message.contains(id(&action)), "{message}");
+    let message =
+        place.client.restrict(&place.machine.id).await.expect_error(400, "ActiveRequestAlreadyExists");
+    assert!(
+        message.starts_with("Action is already in progress") && message.contains(id(&action)),
+        "{message}"
+    );
     // In progress it is active too.
     let _connection = place.machine.connect(&place.server, Behavior::AcceptOnly).await;
     place.client.wait_for(&action, "InProgress").await;
@@ -354,8 +373,11 @@ async fn s1_already_restricted() {
     let mut made = std::collections::BTreeSet::new();
     for restricted in [false, true, true, false, false] {
         let target = &place.machine.id;
-        let reply =
-            if restricted { place.client.restrict(target).await } else { place.client.unrestrict(target).await };
+        let reply = if restricted {
+            place.client.restrict(target).await
+        } else {
+            place.client.unrestrict(target).await
+        };
         let action = reply.expect_status(201);
         place.client.wait_for(&action, "Succeeded").await;
         assert_eq!(place.machine.is_restricted(), restricted);
@@ -398,7 +420,8 @@ async fn s1_prefer_wait() {
     let waiting = post_with(&place, wait, &body);
     let cancel = async {
         wait_until("the action is there", async || {
-            place.client.get("/api/machineactions?$top=1").await.body["value"][0]["type"] == "RestrictCodeExecution"
+            place.client.get("/api/machineactions?$top=1").await.body["value"][0]["type"]
+                == "RestrictCodeExecution"
         })
         .await;
         place.client.unrestrict(&place.machine.id).await.expect_status(201);

@@ -52,6 +52,10 @@ impl Client {
         Reply::of(self.request(Method::PUT, path).json(body)).await
     }
 
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Reply {
+        Reply::of(self.request(Method::PATCH, path).json(body)).await
+    }
+
     /// Posts bytes as they are.
     pub(crate) async fn post_raw(
         &self,

@@ -7,7 +7,8 @@ use std::process::{Child, Command, ExitStatus};
 use cordon_server::config::Config;
 use cordon_server::init::{InitOptions, Initialized, init};
 use cordon_server::server::Server;
-use domain::permission::Permission;
+use domain::app::CLI_APP_ID;
+use domain::permission::{Permission, Right};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::ClientBuilder;
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,6 +16,9 @@ use serde_json::{Value, json};
 use store::Store;
 
 use super::client::{Client, Reply};
+
+/// The password of every account of [`TestServer::account`].
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
 pub(crate) struct TestServer {
     running: Option<Running>,
@@ -143,6 +147,52 @@ impl TestServer {
         let body = json!({"name": name, "permissions": permissions});
         let app = self.admin().post("/api/cordon/v1/apps", &body).await.expect_status(201);
         self.login(app["id"].as_str().unwrap(), app["secret"].as_str().unwrap()).await
+    }
+
+    /// Starts a server where people sign in by a password that the command line is given: the shortest way to their
+    /// tokens.
+    pub(crate) async fn with_people() -> Self {
+        Self::start_with(|config| config.password_grant = true).await
+    }
+
+    /// Makes an account.
+    pub(crate) async fn account(&self, name: &str, groups: &[&str]) {
+        let body = json!({"name": name, "groups": groups, "password": PASSWORD});
+        self.admin().post("/api/cordon/v1/users", &body).await.expect_status(201);
+    }
+
+    /// Makes or changes a role.
+    pub(crate) async fn role(&self, name: &str, rights: &[Right], user_groups: &[&str]) {
+        let rights: Vec<_> = rights.iter().map(|right| right.name()).collect();
+        let body = json!({"name": name, "rights": rights, "userGroups": user_groups});
+        self.admin().put(&format!("/api/cordon/v1/roles/{name}"), &body).await.expect_status(200);
+    }
+
+    /// Makes or changes a machine group of the machines whose names begin so.
+    pub(crate) async fn machine_group(&self, name: &str, start: &str, user_groups: &[&str]) {
+        let rule = json!([{"property": "name", "operator": "startsWith", "value": start}]);
+        let body = json!({"name": name, "rule": rule, "userGroups": user_groups});
+        self.admin().put(&format!("/api/cordon/v1/machineGroups/{name}"), &body).await.expect_status(200);
+    }
+
+    /// Signs an account in to the command line, for these scopes.
+    pub(crate) async fn sign_in(&self, name: &str, scopes: &[Permission]) -> Client {
+        let scopes: Vec<_> = scopes.iter().map(|scope| format!("{}/{}", self.url(), scope.scope())).collect();
+        let (app, scope) = (CLI_APP_ID.to_string(), scopes.join(" "));
+        let form = [
+            ("grant_type", "password"),
+            ("client_id", &app),
+            ("username", name),
+            ("password", PASSWORD),
+            ("scope", &scope),
+        ];
+        let reply = Reply::of(self.http.post(self.token_url("/v2.0")).form(&form)).await.expect_status(200);
+        Client {
+            http: self.http.clone(),
+            base: self.url().to_owned(),
+            app,
+            token: reply["access_token"].as_str().unwrap().to_owned(),
+        }
     }
 
     pub(crate) fn token_url(&self, version: &str) -> String {

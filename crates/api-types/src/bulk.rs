@@ -74,6 +74,9 @@ pub struct BulkPlan {
     /// How many machines it names.
     #[schema(examples(120))]
     pub total: u64,
+    /// How many of them are unknown, or not to be known of.
+    #[schema(examples(0))]
+    pub unknown: u64,
     /// How many of them are connected.
     #[schema(examples(112))]
     pub online: u64,
@@ -92,6 +95,9 @@ pub struct BulkPlan {
     /// How many would get an action.
     #[schema(examples(117))]
     pub actions: u64,
+    /// Why the call would be refused: it would change too many; null when it would not be.
+    #[schema(examples("This would change 120 machines; bulk calls of this caller may change 100 in an hour"))]
+    pub refusal: Option<String>,
     /// What would be refused on the machines, when it is known. Not known yet: always null.
     #[schema(value_type = Option<Object>)]
     pub impact: Option<serde_json::Value>,

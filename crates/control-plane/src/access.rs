@@ -3,12 +3,13 @@
 //! Every request asks here, so that what an administrator changes holds for the very next one, whatever a token says.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use domain::app::{App, CLI_APP_ID};
+use domain::audit_entry::AuditEntry;
 use domain::machine_group::{MachineAccess, MachineGroup};
-use domain::permission::{Permission, Rights};
+use domain::permission::{Permission, Right, Rights};
 use domain::role::Role;
 use domain::settings::Settings;
 use domain::user::User;
@@ -38,6 +39,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct Access {
     newest: RwLock<(u64, Arc<Snapshot>)>,
     turns: AtomicU64,
+    /// A change was written whose state could not be read.
+    is_stale: AtomicBool,
 }
 
 impl Access {
@@ -51,10 +54,11 @@ impl Access {
         self.turns.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Puts a state in force, unless one is that was read later.
-    fn put(&self, turn: u64, snapshot: Snapshot) {
+    /// Puts a state in force, unless one is that was read later. `before` is done just before, in the same order.
+    fn put(&self, turn: u64, snapshot: Snapshot, before: impl FnOnce(&Snapshot)) {
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
         if newest.0 < turn {
+            before(&snapshot);
             *newest = (turn, Arc::new(snapshot));
         }
     }
@@ -68,10 +72,27 @@ impl ControlPlane {
     pub async fn access_refresh(&self) -> Result<()> {
         let turn = self.0.access.turn();
         let defaults = self.0.settings_default;
+        let stale = &self.0.access.is_stale;
+        stale.store(true, Ordering::SeqCst);
         let snapshot = self.0.store.read(move |tx| read(tx, defaults)).await?;
-        self.0.limiter.limit_set(&self.0.store, snapshot.settings.rate_limit);
-        self.0.access.put(turn, snapshot);
+        stale.store(false, Ordering::SeqCst);
+        self.0.access.put(turn, snapshot, |snapshot| {
+            self.0.limiter.limit_set(&self.0.store, snapshot.settings.rate_limit);
+        });
         Ok(())
+    }
+
+    /// Reads it anew when the last time failed: what was revoked then must not count for ever.
+    ///
+    /// # Errors
+    /// From the store.
+    pub async fn access_refresh_if_stale(&self) -> Result<()> {
+        if self.0.access.is_stale.load(Ordering::SeqCst) { self.access_refresh().await } else { Ok(()) }
+    }
+
+    /// A caller with what it may do by now, for work that takes a while.
+    pub(crate) fn caller_again(&self, caller: &Caller) -> Result<Caller> {
+        caller.bearer.clone().map_or_else(|| Ok(caller.clone()), |bearer| self.caller(bearer))
     }
 
     /// The settings in force.
@@ -100,10 +121,12 @@ fn read(tx: &Tx<'_>, defaults: Settings) -> Result<Snapshot> {
 
 impl Snapshot {
     fn caller(&self, bearer: Bearer) -> Result<Caller> {
-        match bearer {
+        let caller = match bearer.clone() {
             Bearer::App { app, permissions } => self.app_caller(app, permissions),
             Bearer::User { app, name, scopes, groups } => self.user_caller(app, name, scopes, groups),
-        }
+        }?;
+        let sees_all = self.machine_groups.iter().all(|group| caller.machines.admits(group.id));
+        Ok(Caller { sees_all, bearer: Some(bearer), ..caller })
     }
 
     fn app_caller(&self, app: String, mut permissions: Vec<Permission>) -> Result<Caller> {
@@ -118,7 +141,9 @@ impl Snapshot {
             // Rights are people's.
             rights: Rights::all(),
             machines: own.map_or(MachineAccess::All, machines_of),
+            sees_all: false,
             bulk_machines_max: limit.unwrap_or(self.settings.blast_radius.machines_max),
+            bearer: None,
         })
     }
 
@@ -134,7 +159,10 @@ impl Snapshot {
             scopes.retain(|scope| own.permissions.contains(scope));
         }
         let user_groups = match groups {
-            Groups::Claimed(groups) => groups,
+            Groups::Claimed(groups) => {
+                self.require_foreign_name(&name)?;
+                groups
+            }
             Groups::Account { signed_in_at } => self.account(&name, signed_in_at)?.groups.clone(),
         };
         let roles: Vec<_> = self.roles.iter().filter(|role| role.is_held_by(&user_groups)).collect();
@@ -147,14 +175,28 @@ impl Snapshot {
             MachineAccess::Groups(open.map(|group| group.id).collect())
         };
         let default_limit = self.settings.blast_radius.machines_max;
-        let limits = roles.iter().map(|role| role.bulk_machines_max.unwrap_or(default_limit));
+        // A role that does not let restrict has no say in how many.
+        let remediating = roles.iter().filter(|role| role.rights.contains(Right::ActiveRemediationActions));
+        let limits = remediating.map(|role| role.bulk_machines_max.unwrap_or(default_limit));
+        let of_roles = limits.max().unwrap_or(default_limit);
+        let of_app = own.and_then(|own| own.bulk_machines_max);
         Ok(Caller {
             identity: Identity::User { name, app },
             permissions: scopes,
             rights: roles.iter().fold(Rights::default(), |rights, role| rights.union(role.rights)),
             machines: own.map_or(MachineAccess::All, machines_of).both(machines),
-            bulk_machines_max: limits.max().unwrap_or(default_limit),
+            sees_all: false,
+            bulk_machines_max: of_app.map_or(of_roles, |of_app| of_app.min(of_roles)),
+            bearer: None,
         })
+    }
+
+    /// Refuses a name of another issuer that would be taken for somebody else's in actions and in the audit log.
+    fn require_foreign_name(&self, name: &str) -> Result<()> {
+        if is_reserved(name) || self.users.contains_key(&name.to_lowercase()) {
+            return Err(Error::Unauthenticated("the name in the token is somebody else's here".to_owned()));
+        }
+        Ok(())
     }
 
     /// The app with this id; none for apps of other issuers and for the command line, which needs no entry.
@@ -181,6 +223,15 @@ impl Snapshot {
     }
 }
 
+/// Whether a name is one that others have in actions and in the audit log: Cordon itself, apps, machines.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    let name = name.trim();
+    [AuditEntry::SYSTEM, AuditEntry::OPERATOR].iter().any(|own| own.eq_ignore_ascii_case(name))
+        || name.parse::<Uuid>().is_ok()
+        || name.starts_with("machine ")
+        || name.starts_with("enrollment-token ")
+}
+
 fn machines_of(app: &App) -> MachineAccess {
     app.machine_groups.clone().map_or(MachineAccess::All, MachineAccess::Groups)
 }
@@ -188,7 +239,7 @@ fn machines_of(app: &App) -> MachineAccess {
 #[cfg(test)]
 mod tests {
     use domain::machine_group::{UNGROUPED, UNGROUPED_ID};
-    use domain::permission::{Requirement, Right};
+    use domain::permission::Requirement;
     use domain::role::ADMINISTRATOR;
     use domain::time::Timestamp;
 
@@ -335,8 +386,35 @@ mod tests {
     fn an_older_state_never_replaces_a_newer() {
         let access = Access::default();
         let (first, second) = (access.turn(), access.turn());
-        access.put(second, snapshot());
-        access.put(first, Snapshot::default());
+        access.put(second, snapshot(), |_| ());
+        access.put(first, Snapshot::default(), |_| panic!("an older state does nothing"));
         assert_eq!(access.snapshot().roles.len(), 3);
+    }
+
+    #[test]
+    fn nobody_of_another_issuer_is_taken_for_somebody_here() {
+        let snapshot = snapshot();
+        for (name, is_refused) in [
+            ("bob@idp", false),
+            ("Ann", true),
+            ("system", true),
+            ("Operator", true),
+            ("00000000-0000-0000-0000-000000000007", true),
+            ("machine 0f", true),
+        ] {
+            let Bearer::User { app, scopes, groups, .. } = person(&["soc"]) else { panic!() };
+            let bearer = Bearer::User { app, name: name.to_owned(), scopes, groups };
+            assert_eq!(snapshot.caller(bearer).is_err(), is_refused, "{name}");
+        }
+    }
+
+    #[test]
+    fn administration_is_for_callers_that_see_every_machine() {
+        let mut snapshot = snapshot();
+        snapshot.roles[1].rights = Rights::all();
+        let limited = snapshot.caller(person(&["soc"])).unwrap();
+        assert!(matches!(limited.require(Requirement::ADMINISTER), Err(Error::Disallowed(_))));
+        let everywhere = snapshot.caller(person(&["soc", "ir"])).unwrap();
+        assert!(everywhere.require(Requirement::ADMINISTER).is_ok());
     }
 }

@@ -325,7 +325,7 @@ fn is_redirect_uri(uri: &str) -> bool {
         uri.strip_prefix("https://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
     (is_loopback || is_https)
         && uri.len() <= REDIRECT_URI_BYTES_MAX
-        && !uri.contains('#')
+        && !uri.contains(['#', '@', '\\'])
         && uri.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
@@ -380,10 +380,20 @@ fn require_another_administrator(tx: &Tx<'_>, id: Uuid) -> Result<()> {
 
 fn described(app: &App) -> String {
     let permissions: Vec<_> = app.permissions.iter().map(|permission| permission.name()).collect();
-    let public = if app.is_public { ", public" } else { "" };
-    let groups =
-        app.machine_groups.as_ref().map_or_else(String::new, |ids| format!(", machine groups {ids:?}"));
-    format!("name {:?}, permissions {}{public}{groups}", app.name, permissions.join(" "))
+    let mut text = format!("name {:?}, permissions {}", app.name, permissions.join(" "));
+    if app.is_public {
+        text += ", public";
+    }
+    if !app.redirect_uris.is_empty() {
+        text += &format!(", redirect URIs {:?}", app.redirect_uris);
+    }
+    if let Some(groups) = &app.machine_groups {
+        text += &format!(", machine groups {groups:?}");
+    }
+    if let Some(max) = app.bulk_machines_max {
+        text += &format!(", at most {max} machines an hour in bulk");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -407,6 +417,8 @@ mod tests {
             "javascript:alert(1)",
             "https://soar.example/#x",
             "https://soar.example/a b",
+            "http://localhost:x@evil.example/",
+            "https://soar.example\\@evil.example/",
             &long,
         ] {
             assert!(!is_redirect_uri(uri), "{uri}");

@@ -5,6 +5,7 @@
 //! is limited, unless it holds the right *Bulk remediation*.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::audit_entry::AuditEntry;
@@ -21,6 +22,7 @@ use store::machine_action::{
     bulk_machines, machine_action_by_idempotency_key, machine_action_create_many, machine_action_open_many,
     machine_action_supersede_many,
 };
+use store::policy::policy_names;
 use store::{StoreError, Tx, store_epoch_fetch};
 use uuid::Uuid;
 
@@ -58,10 +60,12 @@ pub struct BulkRequest {
 }
 
 /// What a bulk call would do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BulkPlan {
     /// How many machines it names.
     pub total: u64,
+    /// How many of them are unknown, or not to be known of.
+    pub unknown: u64,
     /// How many of them are connected.
     pub online: u64,
     /// How many are not: they obey once they connect, unless the action's deadline passes first.
@@ -74,6 +78,8 @@ pub struct BulkPlan {
     pub already_active: u64,
     /// How many would get an action.
     pub actions: u64,
+    /// Why the call would be refused: it would change too many.
+    pub refusal: Option<String>,
 }
 
 /// What a bulk call did about one machine.
@@ -109,30 +115,39 @@ impl ControlPlane {
         self.0.limiter.admit(&self.0.store, bulk_operation(bulk.kind), caller)?;
         // One after another, so that two calls cannot both use what is left of a limit.
         let _turn = self.0.bulk_turn.lock().await;
+        // It may have waited long: what was revoked meanwhile does not count.
+        let caller = &self.caller_again(caller)?;
+        caller.require(Requirement::RESTRICT)?;
         let (machines, unknown) = self.bulk_targets(caller, bulk.targets).await?;
         self.require_within_limit(caller, bulk.kind, &machines).await?;
-        let job = Job {
-            id: Uuid::now_v7(),
-            kind: bulk.kind,
-            requestor: caller.name().to_owned(),
-            request,
-            policies: self.bulk_policies().await?,
-        };
+        if let Some(policy) = request.policy.clone() {
+            self.0.store.read(move |tx| known_policy(tx, &policy)).await?;
+        }
+        let (kind, requestor) = (bulk.kind, caller.name().to_owned());
+        let job = Arc::new(Job { id: Uuid::now_v7(), kind, requestor, request });
         let mut outcomes = HashMap::with_capacity(machines.len());
-        let mut names = HashMap::with_capacity(machines.len());
-        let order: Vec<MachineId> = machines.iter().map(|machine| machine.id).collect();
+        let names = machines.iter().map(|machine| (machine.id, machine.system.computer_dns_name.clone()));
+        let names: Vec<(MachineId, String)> = names.collect();
         let mut rest = machines.into_iter();
         loop {
             let batch: Vec<Machine> = rest.by_ref().take(BATCH).collect();
             if batch.is_empty() {
                 break;
             }
-            names.extend(batch.iter().map(|machine| (machine.id, machine.system.computer_dns_name.clone())));
-            outcomes.extend(self.bulk_batch(&job, batch).await?);
+            let is_first = outcomes.is_empty();
+            match self.bulk_batch(caller, &job, batch).await {
+                Ok(of_batch) => outcomes.extend(of_batch),
+                Err(error) if is_first => return Err(error),
+                // What is committed is told: the rest has no outcome.
+                Err(_) => break,
+            }
         }
-        let known = order.into_iter().filter_map(|machine| {
-            let outcome = outcomes.remove(&machine)?;
-            Some(BulkResult { machine, computer_dns_name: names.remove(&machine), outcome })
+        let not_tried =
+            || Error::BadRequest("the call ended before this machine's turn: try again".to_owned());
+        let known = names.into_iter().map(|(machine, name)| BulkResult {
+            machine,
+            computer_dns_name: Some(name),
+            outcome: outcomes.remove(&machine).unwrap_or_else(|| Err(not_tried())),
         });
         let unknown = unknown.into_iter().map(|machine| BulkResult {
             machine,
@@ -142,18 +157,26 @@ impl ControlPlane {
         Ok(BulkOutcome { id: job.id, results: known.chain(unknown).collect() })
     }
 
-    /// What [`Self::machine_bulk`] would do. Changes nothing.
+    /// What [`Self::machine_bulk`] would do. Changes nothing; counts as a call of it.
     ///
     /// # Errors
-    /// As [`Self::machine_bulk`]; [`Error::Forbidden`] also for callers that may not read.
+    /// As [`Self::machine_bulk`], except that too many machines are only told; [`Error::Forbidden`] also for callers
+    /// that may not read.
     pub async fn machine_bulk_plan(&self, caller: &Caller, bulk: BulkRequest) -> Result<BulkPlan> {
         caller.require(Requirement::RESTRICT)?;
         caller.require(Requirement::READ)?;
-        bulk.request.checked(bulk.kind)?;
-        let (machines, _unknown) = self.bulk_targets(caller, bulk.targets).await?;
+        let request = bulk.request.checked(bulk.kind)?;
+        self.0.limiter.admit(&self.0.store, bulk_operation(bulk.kind), caller)?;
+        // As much work as the call itself: one at a time.
+        let _turn = self.0.bulk_turn.lock().await;
+        if let Some(policy) = request.policy {
+            self.0.store.read(move |tx| known_policy(tx, &policy)).await?;
+        }
+        let (machines, unknown) = self.bulk_targets(caller, bulk.targets).await?;
         let ids: Vec<_> = machines.iter().map(|machine| machine.id).collect();
         let open = self.0.store.read_list(move |tx| Ok::<_, Error>(open_of(tx, &ids)?)).await?;
-        let mut plan = BulkPlan { total: machines.len() as u64, ..BulkPlan::default() };
+        let (known, unknown) = (machines.len() as u64, unknown.len() as u64);
+        let mut plan = BulkPlan { total: known + unknown, unknown, ..BulkPlan::default() };
         for machine in &machines {
             let online = self.0.links.is_connected(machine.id);
             let unsupported = require_capable(machine, bulk.kind).is_err();
@@ -165,8 +188,11 @@ impl ControlPlane {
             plan.already_active += u64::from(active);
             plan.actions += u64::from(!unsupported && !active);
         }
-        self.require_within_limit(caller, bulk.kind, &machines).await?;
-        Ok(plan)
+        match self.require_within_limit(caller, bulk.kind, &machines).await {
+            Ok(()) => Ok(plan),
+            Err(Error::Disallowed(why)) => Ok(BulkPlan { refusal: Some(why), ..plan }),
+            Err(other) => Err(other),
+        }
     }
 
     /// The machines, and the ids that the caller may not know of.
@@ -247,40 +273,25 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// The digest of each policy's newest revision.
-    async fn bulk_policies(&self) -> Result<HashMap<String, Sha256Digest>> {
-        self.0
-            .store
-            .read(|tx| {
-                let names = store::policy::policy_names(tx)?;
-                names
-                    .into_iter()
-                    .map(|name| {
-                        let digest = known_policy(tx, &name)?;
-                        Ok((name, digest))
-                    })
-                    .collect()
-            })
-            .await
-    }
-
     /// Changes a batch of machines in one transaction, and again those that changed meanwhile.
     async fn bulk_batch(
         &self,
-        job: &Job,
+        caller: &Caller,
+        job: &Arc<Job>,
         mut batch: Vec<Machine>,
     ) -> Result<HashMap<MachineId, Result<MachineActionId>>> {
         let mut outcomes = HashMap::with_capacity(batch.len());
         for _ in 0..TRIES_MAX {
-            let (control, job, machines) = (self.clone(), job.clone(), batch);
-            let epoch = self.0.store.read(|tx| Ok::<_, Error>(store_epoch_fetch(tx)?)).await?;
             // Signatures take the time of a processor: not that of the thread that writes.
-            let signed = tokio::task::spawn_blocking(move || control.bulk_sign(&job, epoch, machines));
-            let (job, signed, refused) = signed.await.map_err(|error| {
+            let given = self.0.store.read(given).await?;
+            let (control, for_signing) = (self.clone(), Arc::clone(job));
+            let signed = tokio::task::spawn_blocking(move || control.bulk_sign(&for_signing, given, batch));
+            let signed = signed.await.map_err(|error| {
                 Error::Internal(StoreError::Unsupported(format!("signing stopped: {error}")))
-            })??;
-            outcomes.extend(refused);
-            let written = self.0.store.write(move |tx| write(tx, &job, signed)).await?;
+            })?;
+            outcomes.extend(signed.refused);
+            let (for_writing, orders, policies) = (Arc::clone(job), signed.orders, signed.policies);
+            let written = self.0.store.write(move |tx| write(tx, &for_writing, orders, &policies)).await?;
             for (machine, superseded) in written.changed {
                 self.0.links.order_changed(machine);
                 if let Some(superseded) = superseded {
@@ -291,8 +302,12 @@ impl ControlPlane {
             if written.again.is_empty() {
                 return Ok(outcomes);
             }
-            let again = written.again;
-            batch = self.0.store.read_list(move |tx| Ok::<_, Error>(machine_fetch_many(tx, &again)?)).await?;
+            let (again, access) = (written.again, self.caller_again(caller)?.machines);
+            let (machines, gone) =
+                self.0.store.read_list(move |tx| machines_by_id(tx, &again, &access)).await?;
+            let unknown = |id: MachineId| Error::NotFound { entity: "Machine", id: id.to_string() };
+            outcomes.extend(gone.into_iter().map(|id| (id, Err(unknown(id)))));
+            batch = machines;
         }
         let busy =
             || Error::BadRequest("the machine is changed by others at this moment: try again".to_owned());
@@ -301,50 +316,70 @@ impl ControlPlane {
     }
 
     /// The actions of a batch with their signed orders, and the machines that cannot have one.
-    #[expect(clippy::type_complexity, reason = "used once, and named by what it is assigned to")]
-    fn bulk_sign(
-        &self,
-        job: &Job,
-        store_epoch: u64,
-        machines: Vec<Machine>,
-    ) -> Result<(Job, Vec<Signed>, Vec<(MachineId, Result<MachineActionId>)>)> {
-        let (mut signed, mut refused) = (Vec::with_capacity(machines.len()), Vec::new());
+    fn bulk_sign(&self, job: &Job, given: Given, machines: Vec<Machine>) -> SignedBatch {
+        let (mut orders, mut refused) = (Vec::with_capacity(machines.len()), Vec::new());
         for machine in machines {
             if let Err(error) = require_capable(&machine, job.kind) {
                 refused.push((machine.id, Err(error)));
                 continue;
             }
             let requestor = job.requestor.clone();
-            let action = self.new_action(store_epoch, &machine, job.kind, requestor, &job.request);
+            let action = self.new_action(given.store_epoch, &machine, job.kind, requestor, &job.request);
             let action = MachineAction { bulk: Some(job.id), ..action };
-            let digest = match action.policy.as_ref().map(|name| (name, job.policies.get(name))) {
-                None => None,
-                Some((_, Some(digest))) => Some(*digest),
-                Some((name, None)) => {
-                    let message = format!("there is no policy {:?}", crate::caller::shown(name));
-                    return Err(Error::InvalidInput(message));
+            let digest = action.policy.as_ref().map(|name| given.policies.get(name).copied().ok_or(name));
+            match digest.transpose() {
+                Ok(digest) => {
+                    let order = signed_text(&sign(&action, digest, action.deadline, &self.0.order_key));
+                    orders.push(Signed { action, group: machine.group, digest, order });
                 }
-            };
-            let order = signed_text(&sign(&action, digest, action.deadline, &self.0.order_key));
-            signed.push(Signed { action, digest, order });
+                Err(name) => {
+                    let message = format!("there is no policy {:?}", crate::caller::shown(name));
+                    refused.push((machine.id, Err(Error::InvalidInput(message))));
+                }
+            }
         }
-        Ok((job.clone(), signed, refused))
+        SignedBatch { orders, refused, policies: given.policies }
     }
 }
 
+/// What orders are signed with, as it is at one moment.
+struct Given {
+    store_epoch: u64,
+    policies: Policies,
+}
+
+/// The digest of each policy's newest revision.
+type Policies = HashMap<String, Sha256Digest>;
+
+fn given(tx: &Tx<'_>) -> Result<Given> {
+    let digest = |name: String| {
+        let digest = known_policy(tx, &name)?;
+        Ok((name, digest))
+    };
+    let policies = policy_names(tx)?.into_iter().map(digest).collect::<Result<_>>()?;
+    Ok(Given { store_epoch: store_epoch_fetch(tx)?, policies })
+}
+
 /// What holds for all machines of a call.
-#[derive(Clone)]
 struct Job {
     id: Uuid,
     kind: Kind,
     requestor: String,
     request: Request,
-    policies: HashMap<String, Sha256Digest>,
+}
+
+/// What was signed of a batch.
+struct SignedBatch {
+    orders: Vec<Signed>,
+    refused: Vec<(MachineId, Result<MachineActionId>)>,
+    policies: Policies,
 }
 
 /// An action whose order is signed for the generation that its machine will have.
 struct Signed {
     action: MachineAction,
+    /// The group of its machine, whose policy it has.
+    group: i64,
     digest: Option<Sha256Digest>,
     order: String,
 }
@@ -359,9 +394,14 @@ struct Written {
     again: Vec<MachineId>,
 }
 
-fn write(tx: &Tx<'_>, job: &Job, signed: Vec<Signed>) -> Result<Written> {
+fn write(tx: &Tx<'_>, job: &Job, signed: Vec<Signed>, policies: &Policies) -> Result<Written> {
     let mut written = Written::default();
     let ids: Vec<MachineId> = signed.iter().map(|signed| signed.action.machine).collect();
+    if given(tx)?.policies != *policies {
+        // A revision was saved since: the orders are to name it.
+        written.again = ids;
+        return Ok(written);
+    }
     let open = open_of(tx, &ids)?;
     let mut wanted = Vec::with_capacity(signed.len());
     for signed in signed {
@@ -406,6 +446,7 @@ impl Signed {
             generation_before: action.fence.generation - 1,
             policy: action.policy.clone().zip(self.digest),
             ends_at: action.ends_at,
+            group: self.group,
         }
     }
 }

@@ -18,8 +18,12 @@ pub struct Caller {
     pub(crate) rights: Rights,
     /// Whose machines it may know of.
     pub(crate) machines: MachineAccess,
+    /// Whether these are all that there are.
+    pub(crate) sees_all: bool,
     /// How many machines it may change by bulk calls in an hour, unless [`Caller::is_unlimited`].
     pub(crate) bulk_machines_max: u32,
+    /// What its token said; none for callers without one.
+    pub(crate) bearer: Option<Bearer>,
 }
 
 /// Who asks.
@@ -52,7 +56,9 @@ impl Caller {
             permissions: Permission::ALL.to_vec(),
             rights: Rights::all(),
             machines: MachineAccess::All,
+            sees_all: true,
             bulk_machines_max: u32::MAX,
+            bearer: None,
         }
     }
 
@@ -75,16 +81,20 @@ impl Caller {
         }
     }
 
-    /// Refuses callers that do not meet `required`: the permission first, then the right of a role.
+    /// Refuses callers that do not meet `required`: the permission first, then the right of a role. Whoever administers
+    /// who may do what can give itself everything, so that is for callers only that see every machine.
     ///
     /// # Errors
-    /// [`Error::Forbidden`], [`Error::MissingRight`].
+    /// [`Error::Forbidden`], [`Error::MissingRight`], [`Error::Disallowed`].
     pub fn require(&self, required: Requirement) -> Result<()> {
         if !required.is_met_by(&self.permissions) {
             return Err(self.forbidden(required));
         }
         if !self.rights.contains(required.right) {
             return Err(Error::MissingRight(required.right));
+        }
+        if required == Requirement::ADMINISTER && !self.sees_all {
+            return Err(Error::Disallowed("administration needs access to every machine group".to_owned()));
         }
         Ok(())
     }
@@ -103,13 +113,10 @@ impl Caller {
         }
     }
 
-    /// Whether the limit of bulk calls does not apply.
+    /// Whether the limit of bulk calls does not apply: the permission lifts it, and a person needs the right besides.
     pub(crate) fn is_unlimited(&self) -> bool {
-        match self.identity {
-            Identity::Operator | Identity::System => true,
-            Identity::App(_) => self.permissions.contains(&Permission::CordonBulkRemediation),
-            Identity::User { .. } => self.rights.contains(Right::BulkRemediation),
-        }
+        self.permissions.contains(&Permission::CordonBulkRemediation)
+            && self.rights.contains(Right::BulkRemediation)
     }
 }
 
@@ -168,7 +175,9 @@ mod tests {
             permissions: permissions.to_vec(),
             rights: rights.iter().copied().collect(),
             machines: MachineAccess::All,
+            sees_all: true,
             bulk_machines_max: 1,
+            bearer: None,
         };
         let restrict = Permission::MachineRestrictExecution;
         let remediate = Right::ActiveRemediationActions;
@@ -187,14 +196,13 @@ mod tests {
     fn the_limit_of_bulk_calls_is_lifted_by_a_right_for_people_and_a_permission_for_apps() {
         let mut caller = Caller::operator();
         assert!(caller.is_unlimited());
-        caller.identity = Identity::App("a".to_owned());
-        assert!(caller.is_unlimited());
-        caller.permissions = vec![Permission::MachineRestrictExecution];
-        assert!(!caller.is_unlimited(), "an application's rights do not count");
         caller.identity = Identity::User { name: "u".to_owned(), app: "a".to_owned() };
         assert!(caller.is_unlimited());
         caller.rights = Rights::default();
-        assert!(!caller.is_unlimited());
+        assert!(!caller.is_unlimited(), "the scope without the right");
+        caller.rights = Rights::all();
+        caller.permissions = vec![Permission::MachineRestrictExecution];
+        assert!(!caller.is_unlimited(), "the right without the scope");
     }
 
     #[test]

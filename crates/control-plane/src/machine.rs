@@ -126,7 +126,7 @@ impl ControlPlane {
                     return Ok(machine);
                 }
                 audit::record(tx, now(), &actor, operation, machine.id, format!("{tag:?}"))?;
-                regrouped(tx, machine.id)
+                regrouped(tx, machine.id, &actor)
             })
             .await
     }
@@ -169,7 +169,7 @@ impl ControlPlane {
                 let detail = format!("name {name:?}, incarnation {incarnation}, from {remote}");
                 let actor = format!("enrollment-token {}", token.id);
                 audit::record(tx, at, &actor, "machine_enroll", machine, detail)?;
-                regrouped(tx, machine)?;
+                regrouped(tx, machine, &actor)?;
                 Ok(incarnation)
             })
             .await
@@ -194,7 +194,13 @@ impl ControlPlane {
                 let machine = known(tx, id)?;
                 machine_connected(tx, id, &system, &capabilities, remote, now())?;
                 report(tx, &machine, reported)?;
-                regrouped(tx, id).map(drop)
+                // Rules look at nothing else that a machine says of itself.
+                let is_same = (&machine.system.computer_dns_name, &machine.system.os_platform)
+                    == (&system.computer_dns_name, &system.os_platform);
+                if !is_same {
+                    regrouped(tx, id, &format!("machine {id}"))?;
+                }
+                Ok(())
             })
             .await
     }
@@ -247,9 +253,15 @@ pub(crate) fn known(tx: &Tx<'_>, id: MachineId) -> Result<Machine> {
 }
 
 /// The machine once it is in its group, by the rules as this transaction sees them.
-fn regrouped(tx: &Tx<'_>, id: MachineId) -> Result<Machine> {
+fn regrouped(tx: &Tx<'_>, id: MachineId, actor: &str) -> Result<Machine> {
     let machine = known(tx, id)?;
-    if machine_regroup(tx, &machine_group_list(tx)?, &machine)? { known(tx, id) } else { Ok(machine) }
+    if !machine_regroup(tx, &machine_group_list(tx)?, &machine)? {
+        return Ok(machine);
+    }
+    let moved = known(tx, id)?;
+    let detail = format!("from {:?} to {:?}", machine.group_name, moved.group_name);
+    audit::record(tx, now(), actor, "machine_regroup", id, detail)?;
+    Ok(moved)
 }
 
 /// Writes a report that says something else than the last.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::allow_policy::AllowPolicy;
 use domain::audit_entry::AuditEntry;
 use domain::digest::Sha256Digest;
-use domain::machine::Machine;
+use domain::machine::{Machine, MachineId};
 use domain::machine_action::{
     COMMENT_CHARS_MAX, Cancellation, EXPIRES_IN, EXTERNAL_ID_CHARS_MAX, Kind, MachineAction, MachineActionId,
     Phase, RequestSource,
@@ -16,7 +16,9 @@ use domain::restriction::Fence;
 use domain::time::Timestamp;
 use store::Tx;
 use store::list::{Page, machine_action_list};
-use store::machine::{machine_desire, machine_desire_withdraw, machine_fetch, machines_ending};
+use store::machine::{
+    machine_desire, machine_desire_withdraw, machine_end_postpone, machine_fetch, machines_ending,
+};
 use store::machine_action::{
     machine_action_by_idempotency_key, machine_action_create, machine_action_fetch, machine_action_move,
     machine_action_open, machine_action_overdue, machine_action_receipt,
@@ -29,6 +31,8 @@ use crate::machine::resolve;
 use crate::order::{sign, signed_text};
 use crate::{Caller, ControlPlane, Error, Result, audit, machine_group, now};
 
+/// How long it is until a restriction that has ended, and could not be lifted, is tried to be lifted again.
+const END_AGAIN_AFTER: Duration = Duration::from_secs(10 * 60);
 /// The longest idempotency key, in bytes.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
@@ -338,20 +342,23 @@ impl ControlPlane {
     /// # Errors
     /// From the store.
     pub async fn machine_restrictions_end(&self) -> Result<usize> {
-        let at = now();
-        let control = self.clone();
-        let ending = self.0.store.read(move |tx| Ok::<_, Error>(machines_ending(tx, at)?)).await?;
-        if ending.is_empty() {
-            return Ok(0);
-        }
-        let released = self.0.store.write(move |tx| control.release_ended(tx, at)).await?;
-        for (action, superseded) in &released {
-            self.0.links.order_changed(action.machine);
-            if let Some(superseded) = superseded {
-                self.0.watch.ended(*superseded);
+        let mut ended = 0;
+        loop {
+            let at = now();
+            let ending = self.0.store.read(move |tx| Ok::<_, Error>(machines_ending(tx, at)?)).await?;
+            if ending.is_empty() {
+                return Ok(ended);
             }
+            let control = self.clone();
+            let released = self.0.store.write(move |tx| control.release_ended(tx, at)).await?;
+            for (action, superseded) in &released {
+                self.0.links.order_changed(action.machine);
+                if let Some(superseded) = superseded {
+                    self.0.watch.ended(*superseded);
+                }
+            }
+            ended += released.len();
         }
-        Ok(released.len())
     }
 
     fn release_ended(
@@ -499,6 +506,12 @@ fn make_way(tx: &Tx<'_>, machine: &Machine, newer: &MachineAction) -> Result<Opt
     Ok(Some(open.id))
 }
 
+/// Withdraws what was wanted of a machine.
+pub(crate) fn withdraw(tx: &Tx<'_>, machine: MachineId, at: Timestamp) -> Result<()> {
+    machine_desire_withdraw(tx, machine)?;
+    Ok(machine_end_postpone(tx, machine, at, at.plus(END_AGAIN_AFTER))?)
+}
+
 /// Ends an open action without a result and withdraws what it wanted; whether it was still in the phase read.
 fn end(
     tx: &Tx<'_>,
@@ -509,7 +522,7 @@ fn end(
 ) -> Result<bool> {
     let moved = machine_action_move(tx, action, phase, None, cancellation, at)?;
     if moved {
-        machine_desire_withdraw(tx, action.machine)?;
+        withdraw(tx, action.machine, at)?;
     }
     Ok(moved)
 }

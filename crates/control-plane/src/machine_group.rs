@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use domain::machine::{Machine, MachineId};
 use domain::machine_group::{
-    CONDITIONS_MAX, Condition, MachineAccess, MachineGroup, RuleFacts, VALUE_CHARS_MAX, group_of,
+    CONDITIONS_MAX, Condition, Grouping, MachineAccess, MachineGroup, RuleFacts, VALUE_CHARS_MAX,
 };
 use domain::permission::Requirement;
 use store::machine::{MachineFacts, machine_facts, machine_group_assign, machine_group_sizes};
@@ -153,7 +153,7 @@ pub(crate) fn machine_regroup(tx: &Tx<'_>, groups: &[MachineGroup], machine: &Ma
         os_platform: &machine.system.os_platform,
         tags: &machine.tags,
     };
-    let group = group_of(groups, &facts);
+    let group = Grouping::new(groups).group_of(&facts);
     if group == machine.group {
         return Ok(false);
     }
@@ -274,11 +274,13 @@ fn save(tx: &Tx<'_>, actor: &str, name: &str, draft: MachineGroupDraft) -> Resul
     let saved = planned.clone();
     ranks_set(tx, &groups)?;
     let moved = regroup(tx, &groups)?;
+    let condition = |c: &Condition| format!("{} {} {:?}", c.property.name(), c.operator.name(), c.value);
+    let rule: Vec<_> = saved.rule.iter().map(condition).collect();
     let detail = format!(
-        "name {:?}, rank {:?}, {} conditions, user groups {:?}, policy {:?}, {moved} machines moved",
+        "name {:?}, rank {:?}, rule [{}], user groups {:?}, policy {:?}, {moved} machines moved",
         saved.name,
         saved.rank,
-        saved.rule.len(),
+        rule.join("; "),
         saved.user_groups,
         saved.policy
     );
@@ -295,10 +297,11 @@ fn ranks_set(tx: &Tx<'_>, groups: &[MachineGroup]) -> Result<()> {
 /// Puts every machine into its group; how many moved.
 fn regroup(tx: &Tx<'_>, groups: &[MachineGroup]) -> Result<usize> {
     let mut moved = 0;
+    let grouping = Grouping::new(groups);
     each_batch(tx, |batch| {
         let moving: Vec<_> = batch
             .iter()
-            .map(|facts| (facts.id, group_of(groups, &rule_facts(facts)), facts.group))
+            .map(|facts| (facts.id, grouping.group_of(&rule_facts(facts)), facts.group))
             .filter(|(_, group, old)| group != old)
             .map(|(machine, group, _)| (machine, group))
             .collect();
@@ -316,9 +319,10 @@ fn preview(
 ) -> Result<MachineGroupPreview> {
     let (groups, id) = planned(tx, name, draft)?;
     let mut preview = MachineGroupPreview::default();
+    let grouping = Grouping::new(&groups);
     each_batch(tx, |batch| {
         for facts in batch {
-            let (is_in, was_in) = (group_of(&groups, &rule_facts(facts)) == id, facts.group == id);
+            let (is_in, was_in) = (grouping.group_of(&rule_facts(facts)) == id, facts.group == id);
             preview.machines += u64::from(is_in);
             preview.joining += u64::from(is_in && !was_in);
             preview.leaving += u64::from(was_in && !is_in);

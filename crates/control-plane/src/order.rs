@@ -5,7 +5,7 @@ use domain::machine::MachineId;
 use domain::machine_action::{MachineAction, MachineActionId, Phase};
 use domain::restriction::{Desired, Fence};
 use domain::time::Timestamp;
-use orders::{Envelope, Order, SigningKey};
+use orders::{Envelope, Order, SigningKey, TrustedKeys, VerifiedOrder};
 use store::machine_action::{
     machine_action_by_generation, machine_action_fetch, machine_action_move, machine_action_order,
     machine_action_reissue,
@@ -63,7 +63,16 @@ impl ControlPlane {
             incarnation: machine.incarnation,
             generation: wanted,
         };
-        let policy = policy_of(&machine);
+        // Of what was ordered then: another policy may be named meanwhile, by an order that was withdrawn.
+        let policy = match action.kind.desired() {
+            Desired::Released => None,
+            Desired::Restricted => {
+                let kept = machine_action_order(tx, action.id)?;
+                let keys = TrustedKeys::new(self.order_keys());
+                let kept = VerifiedOrder::verify_kept(kept.as_bytes(), &keys, id);
+                kept.map_or_else(|_unreadable| policy_of(&machine), |kept| kept.order().policy)
+            }
+        };
         let not_after = now().plus(self.settings().action_deadline);
         let order = sign(&action, policy, not_after, &self.0.order_key);
         machine_action_reissue(tx, action.id, action.fence, &signed_text(&order))?;

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use domain::allow_policy::{AllowPolicy, PolicyDiff, Profile};
 use domain::audit_entry::AuditEntry;
 use domain::digest::Sha256Digest;
+use domain::machine_group::{MachineAccess, MachineGroup};
 use domain::permission::Requirement;
 use orders::{SigningKey, VerifiedPolicy, sign_policy};
 use store::machine_group::machine_group_list;
@@ -15,6 +16,9 @@ use store::policy::{
 use store::{StoreError, Tx};
 
 use crate::{Caller, ControlPlane, Error, Result, audit, now};
+
+/// The most policies: every machine holds all of them ahead of time, and has room for twice as many revisions.
+const POLICIES_MAX: usize = 32;
 
 /// Policies with the digest of each.
 type Envelopes = Arc<[(Sha256Digest, Arc<str>)]>;
@@ -84,7 +88,7 @@ impl ControlPlane {
         to: Option<u64>,
     ) -> Result<PolicyChange> {
         caller.require(Requirement::READ_OR_ADMINISTER)?;
-        let name = name.to_owned();
+        let (name, access) = (name.to_owned(), caller.machines.clone());
         self.0
             .store
             .read(move |tx| {
@@ -99,7 +103,7 @@ impl ControlPlane {
                     0 => None,
                     number => Some(revision(number)?),
                 };
-                change(tx, from, to)
+                change(tx, from, to, &access)
             })
             .await
     }
@@ -118,16 +122,20 @@ impl ControlPlane {
     ) -> Result<PolicyChange> {
         caller.require(Requirement::ADMINISTER_SECURITY)?;
         policy.validate().map_err(|error| Error::InvalidInput(error.to_string()))?;
-        let actor = caller.name().to_owned();
+        let (actor, access) = (caller.name().to_owned(), caller.machines.clone());
         let control = self.clone();
         if dry_run {
-            return self.0.store.read(move |tx| Ok(control.policy_planned(tx, policy, &actor)?.0)).await;
+            return self
+                .0
+                .store
+                .read(move |tx| Ok(control.policy_planned(tx, policy, &actor, &access)?.0))
+                .await;
         }
         let (changed, is_new) = self
             .0
             .store
             .write(move |tx| {
-                let planned = control.policy_planned(tx, policy, &actor)?;
+                let planned = control.policy_planned(tx, policy, &actor, &access)?;
                 if planned.1 {
                     policy_record(tx, &planned.0.policy)?;
                 }
@@ -147,19 +155,27 @@ impl ControlPlane {
         tx: &Tx<'_>,
         mut policy: AllowPolicy,
         actor: &str,
+        access: &MachineAccess,
     ) -> Result<(PolicyChange, bool)> {
         policy.rules.sort_by(|a, b| a.id.cmp(&b.id));
+        if users_of(tx, &policy.name)?.iter().any(|group| !access.admits(group.id)) {
+            let message = "the policy is that of machine groups that you have no access to";
+            return Err(Error::Disallowed(message.to_owned()));
+        }
         let newest = policy_fetch(tx, &policy.name)?;
         policy.revision = newest.as_ref().map_or(0, |newest| newest.policy.revision);
         if let Some(newest) = &newest
             && policy == newest.policy
         {
-            return Ok((change(tx, Some(newest.clone()), newest.clone())?, false));
+            return Ok((change(tx, Some(newest.clone()), newest.clone(), access)?, false));
+        }
+        if newest.is_none() && policy_names(tx)?.len() >= POLICIES_MAX {
+            return Err(Error::InvalidInput(format!("at most {POLICIES_MAX} policies are possible")));
         }
         policy.revision += 1;
         let (digest, _) = signed(&policy, &self.0.order_key)?;
         let planned = StoredPolicy { policy, digest, updated_at: now(), updated_by: actor.to_owned() };
-        Ok((change(tx, newest, planned)?, true))
+        Ok((change(tx, newest, planned, access)?, true))
     }
 
     /// Makes the policy that applies when none is named.
@@ -175,7 +191,13 @@ impl ControlPlane {
                         profile: Profile::OsAndApproved,
                         rules: Vec::new(),
                     };
-                    policy_record(tx, &control.policy_planned(tx, policy, AuditEntry::SYSTEM)?.0.policy)?;
+                    policy_record(
+                        tx,
+                        &control
+                            .policy_planned(tx, policy, AuditEntry::SYSTEM, &MachineAccess::All)?
+                            .0
+                            .policy,
+                    )?;
                 }
                 Ok(())
             })
@@ -235,13 +257,24 @@ fn policy_record(tx: &Tx<'_>, planned: &StoredPolicy) -> Result<()> {
     )?)
 }
 
-fn change(tx: &Tx<'_>, from: Option<StoredPolicy>, to: StoredPolicy) -> Result<PolicyChange> {
-    let is_default = to.policy.name == AllowPolicy::DEFAULT_NAME;
-    let uses = |policy: Option<&str>| policy.map_or(is_default, |policy| policy == to.policy.name);
-    let groups = machine_group_list(tx)?.into_iter().filter(|group| uses(group.policy.as_deref()));
+/// What differs, and the machine groups whose policy it is, as far as the caller may know of them.
+fn change(
+    tx: &Tx<'_>,
+    from: Option<StoredPolicy>,
+    to: StoredPolicy,
+    access: &MachineAccess,
+) -> Result<PolicyChange> {
+    let groups = users_of(tx, &to.policy.name)?.into_iter().filter(|group| access.admits(group.id));
     let machine_groups = groups.map(|group| group.name).collect();
     let diff = PolicyDiff::between(from.as_ref().map(|from| &from.policy), &to.policy);
     Ok(PolicyChange { from: from.map(|from| from.policy.revision), diff, machine_groups, policy: to })
+}
+
+/// The machine groups whose policy it is.
+fn users_of(tx: &Tx<'_>, name: &str) -> Result<Vec<MachineGroup>> {
+    let is_default = name == AllowPolicy::DEFAULT_NAME;
+    let uses = |group: &MachineGroup| group.policy.as_deref().map_or(is_default, |policy| policy == name);
+    Ok(machine_group_list(tx)?.into_iter().filter(uses).collect())
 }
 
 fn unknown(name: &str) -> Error {

@@ -37,12 +37,11 @@ impl RateLimiter {
     pub(crate) fn admit(&self, store: &Store, operation: &str, caller: &Caller) -> Result<()> {
         let now = now();
         let key = (operation.to_owned(), caller.app().to_owned());
-        let (call, limit) = {
-            let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let limit = calls.limit;
-            let log = calls.logs.entry(key.clone()).or_default();
-            (log.admit(&limit, now).map_err(Error::RateLimited)?, limit)
-        };
+        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = calls.limit;
+        let log = calls.logs.entry(key.clone()).or_default();
+        let call = log.admit(&limit, now).map_err(Error::RateLimited)?;
+        // Queued under the lock: a call is written by the limit that admitted it.
         store.write_behind(move |tx| rate_limit_spend(tx, &key, &limit, call, now));
         Ok(())
     }

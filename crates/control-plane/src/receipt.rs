@@ -5,9 +5,10 @@ use domain::machine_action::{MachineAction, Phase};
 use domain::restriction::{Desired, Reported};
 use orders::{Outcome, PublicKey, Receipt, VerifiedReceipt};
 use store::Tx;
-use store::machine::{machine_desire_withdraw, machine_gate_key, machine_reported};
+use store::machine::{machine_gate_key, machine_reported};
 use store::machine_action::{machine_action_fetch, machine_action_move, machine_action_receipt_keep};
 
+use crate::machine_action::withdraw;
 use crate::{ControlPlane, Error, Result, audit, machine, now};
 
 impl ControlPlane {
@@ -78,7 +79,7 @@ fn settle(
     machine_action_receipt_keep(tx, action.id, envelope, gate_key)?;
     // A gate that refused an order will never obey it; what it could not carry out, it tries again when it starts.
     if phase == Phase::Rejected {
-        machine_desire_withdraw(tx, machine.id)?;
+        withdraw(tx, machine.id, at)?;
     }
     let detail = match failure {
         None => format!("action {}", action.id.0),

@@ -61,7 +61,10 @@ impl ControlPlane {
                 }
                 role_save(tx, &role)?;
                 let rights: Vec<_> = role.rights.iter().map(|right| right.name()).collect();
-                let detail = format!("rights {rights:?}, user groups {:?}", role.user_groups);
+                let detail = format!(
+                    "rights {rights:?}, user groups {:?}, machines an hour in bulk {:?}",
+                    role.user_groups, role.bulk_machines_max
+                );
                 Ok(audit::record(tx, now(), &actor, "role_save", &role.name, detail)?)
             })
             .await?;

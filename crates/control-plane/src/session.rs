@@ -139,7 +139,11 @@ impl ControlPlane {
         };
         let at = now();
         let session = begun(user, app, asked, at, at.plus(CODE_VALIDITY));
-        self.0.store.write(move |tx| begin(tx, &session, Some(&code), "an authorization code")).await?;
+        let user = user.clone();
+        self.0
+            .store
+            .write(move |tx| begin(tx, &session, &user, Some(&code), "an authorization code"))
+            .await?;
         Ok(secret)
     }
 
@@ -200,11 +204,11 @@ impl ControlPlane {
     pub async fn session_begin_by_password(&self, user: &User, app: &App, asked: Asked) -> Result<Granted> {
         let at = now();
         let session = begun(user, app, asked, at, at.plus(UNRENEWABLE_KEPT));
-        let (app, refresh) = (app.clone(), Refresh::generate()?);
+        let (user, app, refresh) = (user.clone(), app.clone(), Refresh::generate()?);
         self.0
             .store
             .write(move |tx| {
-                begin(tx, &session, None, "a password that the app was given")?;
+                begin(tx, &session, &user, None, "a password that the app was given")?;
                 renewed(tx, session, &app, None, at, refresh, None)
             })
             .await?
@@ -316,7 +320,7 @@ impl ControlPlane {
                 };
                 let how = format!("a device code that {} asked for", code.address);
                 let session = begun(&user, &app, code.asked, at, code.expires_at.plus(KEPT_AFTER_EXPIRY));
-                begin(tx, &session, None, &how)?;
+                begin(tx, &session, &user, None, &how)?;
                 Ok(device_code_decide(tx, &digest, Decision::Approved(session.id), at)?)
             })
             .await
@@ -422,13 +426,23 @@ fn begun(user: &User, app: &App, asked: Asked, at: Timestamp, expires_at: Timest
         user: user.id,
         user_name: user.name.clone(),
         asked,
-        signed_in_at: at,
+        // A password counts from the second after it was set.
+        signed_in_at: at.max(user.password_changed_at),
         expires_at,
         revoked_at: None,
     }
 }
 
-fn begin(tx: &Tx<'_>, session: &Session, code: Option<&Code>, how: &str) -> Result<()> {
+/// Begins a session, if the account is still as it was when the password was checked: that takes a while, in which the
+/// password can be changed or the account disabled.
+fn begin(tx: &Tx<'_>, session: &Session, user: &User, code: Option<&Code>, how: &str) -> Result<()> {
+    let is_same = |now: &User| {
+        (now.id, now.password_changed_at, now.disabled_at)
+            == (user.id, user.password_changed_at, user.disabled_at)
+    };
+    if !user_fetch(tx, &user.name)?.is_some_and(|(now, _)| is_same(&now)) {
+        return Err(Error::Unauthenticated("the account was changed meanwhile: sign in again".to_owned()));
+    }
     session_forget_expired(tx, session.signed_in_at.minus(KEPT_AFTER_EXPIRY))?;
     session_create(tx, session, code)?;
     session_forget_oldest(tx, session.user, SESSIONS_PER_USER)?;
@@ -457,9 +471,8 @@ fn renewed(
     if session.revoked_at.is_some() {
         return Ok(Outcome::Refused("the session was revoked: sign in again"));
     }
-    let signed_in = session.signed_in_at.unix_seconds();
     let counts = |user: &User| {
-        user.id == session.user && user.is_enabled() && user.password_changed_at.unix_seconds() <= signed_in
+        user.id == session.user && user.is_enabled() && user.password_changed_at <= session.signed_in_at
     };
     let user = user_fetch(tx, &session.user_name)?.map(|(user, _)| user).filter(counts);
     let Some(user) = user else {

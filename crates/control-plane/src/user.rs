@@ -16,6 +16,7 @@ use store::{StoreError, Tx};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use crate::access::is_reserved;
 use crate::{Caller, ControlPlane, Error, Result, audit, now, secret, text};
 
 /// The longest name of an account, in characters.
@@ -89,6 +90,11 @@ impl ControlPlane {
             )));
         }
         let name = name.to_ascii_lowercase();
+        if is_reserved(&name) {
+            return Err(Error::InvalidInput(
+                "the name would be taken for somebody else's in the records".to_owned(),
+            ));
+        }
         let display_name = if draft.display_name.trim().is_empty() { &name } else { &draft.display_name };
         let display_name = text::name("a person", display_name)?;
         let groups = text::user_groups(draft.groups)?;
@@ -162,12 +168,18 @@ impl ControlPlane {
                 }
                 if let Some(enabled) = change.enabled {
                     detail.push(if enabled { "enabled" } else { "disabled" }.to_owned());
-                    user.disabled_at = if enabled { None } else { user.disabled_at.or(Some(at)) };
+                    if !enabled && user.is_enabled() {
+                        user.disabled_at = Some(at);
+                        // What was granted before is not to come back when the account does.
+                        user.password_changed_at = next_second(at);
+                    } else if enabled {
+                        user.disabled_at = None;
+                    }
                 }
                 user_update(tx, &user)?;
                 if let Some(hash) = hash {
                     detail.push("another password".to_owned());
-                    user_password_set(tx, user.id, &hash, at)?;
+                    user_password_set(tx, user.id, &hash, next_second(at))?;
                 }
                 audit::record(tx, at, &actor, "user_update", &user.name, detail.join(", "))?;
                 existing(tx, &user.name)
@@ -212,7 +224,11 @@ impl ControlPlane {
         let (user, expected) = found.map_or((None, None), |(user, hash)| (Some(user), Some(hash)));
         // An unknown account costs the same work, so that time does not tell which exist.
         let matches = verify(password.to_owned(), expected).await?;
-        let Some(user) = user else { return Err(refused()) };
+        let Some(user) = user else {
+            // As long as counting the failure of one that is known.
+            self.0.store.write(|_| Ok::<_, Error>(())).await?;
+            return Err(refused());
+        };
         let at = now();
         if user.locked_until.is_some_and(|until| at < until) || !user.is_enabled() {
             return Err(refused());
@@ -225,6 +241,12 @@ impl ControlPlane {
             .await?;
         if matches { Ok(user) } else { Err(refused()) }
     }
+}
+
+/// The start of the next second: tokens tell in whole seconds when somebody signed in, and what was granted in the same
+/// second before does not count.
+fn next_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_unix_seconds(at.unix_seconds().saturating_add(1))
 }
 
 /// Counts a wrong password.

@@ -118,12 +118,11 @@ impl RuleOperator {
     }
 
     fn holds(self, text: &str, value: &str) -> bool {
-        let (text, value) = (text.to_lowercase(), value.to_lowercase());
         match self {
             Self::Equals => text == value,
-            Self::StartsWith => text.starts_with(&value),
-            Self::EndsWith => text.ends_with(&value),
-            Self::Contains => text.contains(&value),
+            Self::StartsWith => text.starts_with(value),
+            Self::EndsWith => text.ends_with(value),
+            Self::Contains => text.contains(value),
         }
     }
 }
@@ -134,31 +133,9 @@ impl MachineGroup {
         self.id == UNGROUPED_ID
     }
 
-    /// Whether its rule takes a machine.
-    pub fn matches(&self, facts: &RuleFacts<'_>) -> bool {
-        !self.rule.is_empty()
-            && RuleProperty::ALL.into_iter().all(|property| {
-                let mut conditions = self.rule.iter().filter(|c| c.property == property).peekable();
-                conditions.peek().is_none() || conditions.any(|condition| condition.matches(facts))
-            })
-    }
-
     /// Whether members of these user groups see its machines, given that they have a role.
     pub fn is_open_to(&self, user_groups: &[String]) -> bool {
         self.user_groups.is_empty() || self.user_groups.iter().any(|group| user_groups.contains(group))
-    }
-}
-
-impl Condition {
-    fn matches(&self, facts: &RuleFacts<'_>) -> bool {
-        let (name, domain) = facts.computer_dns_name.split_once('.').unwrap_or((facts.computer_dns_name, ""));
-        let holds = |text: &str| self.operator.holds(text, &self.value);
-        match self.property {
-            RuleProperty::Name => holds(name),
-            RuleProperty::Domain => holds(domain),
-            RuleProperty::Tag => facts.tags.iter().any(|tag| holds(tag)),
-            RuleProperty::OsPlatform => holds(facts.os_platform),
-        }
     }
 }
 
@@ -192,11 +169,63 @@ impl MachineAccess {
     }
 }
 
-/// The group that a machine belongs to: the highest-ranked whose rule takes it, else [`UNGROUPED_ID`].
-pub fn group_of(groups: &[MachineGroup], facts: &RuleFacts<'_>) -> i64 {
-    let ranked = groups.iter().filter_map(|group| Some((group.rank?, group)));
-    let taking = ranked.filter(|(_, group)| group.matches(facts));
-    taking.min_by_key(|(rank, group)| (*rank, group.id)).map_or(UNGROUPED_ID, |(_, group)| group.id)
+/// The rules of all groups, made ready for many machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grouping(Vec<(i64, Vec<Condition>)>);
+
+impl Grouping {
+    /// The rules of these groups, of which those without a rank take no machine.
+    pub fn new(groups: &[MachineGroup]) -> Self {
+        let mut ranked: Vec<_> = groups.iter().filter_map(|group| Some((group.rank?, group))).collect();
+        ranked.sort_by_key(|(rank, group)| (*rank, group.id));
+        let lower = |c: &Condition| Condition { value: c.value.to_lowercase(), ..c.clone() };
+        let rule = |group: &MachineGroup| (group.id, group.rule.iter().map(lower).collect());
+        Self(ranked.into_iter().map(|(_, group)| rule(group)).collect())
+    }
+
+    /// The group that a machine belongs to: the highest-ranked whose rule takes it, else [`UNGROUPED_ID`].
+    pub fn group_of(&self, facts: &RuleFacts<'_>) -> i64 {
+        let lower = LowerFacts::of(facts);
+        self.0.iter().find(|(_, rule)| lower.are_taken_by(rule)).map_or(UNGROUPED_ID, |(id, _)| *id)
+    }
+}
+
+/// The texts that rules look at, in lower case.
+struct LowerFacts {
+    name: String,
+    domain: String,
+    os_platform: String,
+    tags: Vec<String>,
+}
+
+impl LowerFacts {
+    fn of(facts: &RuleFacts<'_>) -> Self {
+        let (name, domain) = facts.computer_dns_name.split_once('.').unwrap_or((facts.computer_dns_name, ""));
+        Self {
+            name: name.to_lowercase(),
+            domain: domain.to_lowercase(),
+            os_platform: facts.os_platform.to_lowercase(),
+            tags: facts.tags.iter().map(|tag| tag.to_lowercase()).collect(),
+        }
+    }
+
+    fn are_taken_by(&self, rule: &[Condition]) -> bool {
+        !rule.is_empty()
+            && RuleProperty::ALL.into_iter().all(|property| {
+                let mut conditions = rule.iter().filter(|c| c.property == property).peekable();
+                conditions.peek().is_none() || conditions.any(|condition| self.meet(condition))
+            })
+    }
+
+    fn meet(&self, condition: &Condition) -> bool {
+        let holds = |text: &String| condition.operator.holds(text, &condition.value);
+        match condition.property {
+            RuleProperty::Name => holds(&self.name),
+            RuleProperty::Domain => holds(&self.domain),
+            RuleProperty::Tag => self.tags.iter().any(holds),
+            RuleProperty::OsPlatform => holds(&self.os_platform),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -249,7 +278,8 @@ mod tests {
             (&[(Tag, Equals, "nothing")], false),
             (&[(OsPlatform, Equals, "Windows11")], false),
         ] {
-            assert_eq!(group(1, 1, rule).matches(&facts(&tags)), matches, "{rule:?}");
+            let taken = Grouping::new(&[group(1, 1, rule)]).group_of(&facts(&tags)) == 1;
+            assert_eq!(taken, matches, "{rule:?}");
         }
     }
 
@@ -258,9 +288,9 @@ mod tests {
         let rule: &[_] = &[(RuleProperty::Name, RuleOperator::StartsWith, "web")];
         let other: &[_] = &[(RuleProperty::Name, RuleOperator::StartsWith, "db")];
         let groups = [group(1, 3, rule), group(2, 2, rule), group(3, 1, other)];
-        assert_eq!(group_of(&groups, &facts(&[])), 2);
-        assert_eq!(group_of(&groups[2..], &facts(&[])), UNGROUPED_ID);
-        assert_eq!(group_of(&[], &facts(&[])), UNGROUPED_ID);
+        assert_eq!(Grouping::new(&groups).group_of(&facts(&[])), 2);
+        assert_eq!(Grouping::new(&groups[2..]).group_of(&facts(&[])), UNGROUPED_ID);
+        assert_eq!(Grouping::new(&[]).group_of(&facts(&[])), UNGROUPED_ID);
     }
 
     #[test]
@@ -287,10 +317,10 @@ mod tests {
                 })
                 .collect();
             let facts = RuleFacts { computer_dns_name: &name, os_platform: "", tags: &[] };
-            let found = group_of(&groups, &facts);
+            let found = Grouping::new(&groups).group_of(&facts);
             let len = groups.len();
             groups.rotate_left(turn % len);
-            prop_assert_eq!(group_of(&groups, &facts), found);
+            prop_assert_eq!(Grouping::new(&groups).group_of(&facts), found);
         }
     }
 }

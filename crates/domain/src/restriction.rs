@@ -178,8 +178,7 @@ impl Restriction {
             Desired::Restricted => self.reported == Reported::Restricted,
             Desired::Released => matches!(self.reported, Reported::Released | Reported::Unknown),
         };
-        // A generation that was never ordered: the machine obeyed another store, or this one was restored.
-        let foreign = self.reported_generation > self.desired_generation;
-        !reported_as_desired || foreign || self.reported_generation < self.wanted_generation
+        // A lower generation is to come; a higher one was withdrawn, or never ordered by this store.
+        !reported_as_desired || self.reported_generation != self.wanted_generation
     }
 }

@@ -22,7 +22,8 @@ pub struct User {
     pub groups: Vec<String>,
     /// When the account was made.
     pub created_at: Timestamp,
-    /// When the password was set. What was granted to the person before counts no more.
+    /// When the password was set, or the account disabled, rounded up to a second. What was granted to the person
+    /// before counts no more.
     pub password_changed_at: Timestamp,
     /// When the account was disabled.
     pub disabled_at: Option<Timestamp>,

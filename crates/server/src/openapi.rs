@@ -304,7 +304,12 @@ fn responses(route: &Route) -> Value {
                 let set = "https://cordon.example/api/$metadata#MachineActions";
                 list.insert("@odata.context".to_owned(), set.into());
             }
-            success.insert("content".to_owned(), json!({media_type: media}));
+            let mut content = Map::new();
+            if let Some(by_wish) = docs.media_type_by_wish {
+                content.insert(by_wish.to_owned(), media.clone());
+            }
+            content.insert(media_type.to_owned(), media);
+            success.insert("content".to_owned(), content.into());
         }
     }
     let mut responses = Map::new();

@@ -158,6 +158,7 @@ pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
             .summary("Export who did what, latest first")
             .detail("JSON lines, or CSV with a head (`format=csv`).")
             .query::<AuditExportQuery>()
+            .by_wish("text/csv")
             .answers_with("application/jsonl"),
         get("/api/cordon/v1/apps", Requirement::ADMINISTER, app::list)
             .summary("List applications")

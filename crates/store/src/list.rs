@@ -158,7 +158,7 @@ const MACHINE_COLUMNS: &[Column; 24] = &[
         "executionRestriction/drift",
         Type::Boolean,
         "CASE WHEN desired_restricted = coalesce(reported_restricted, 0) \
-         AND reported_generation BETWEEN wanted_generation AND desired_generation THEN 0 ELSE 1 END",
+         AND reported_generation = wanted_generation THEN 0 ELSE 1 END",
     ),
     column("executionRestriction/endsAt", Type::DateTime, "ends_at").nullable(),
 ];

@@ -256,6 +256,8 @@ pub struct DesireRow {
     pub policy: Option<(String, Sha256Digest)>,
     /// When the restriction ends by itself.
     pub ends_at: Option<Timestamp>,
+    /// The group that the machine was in when it was read: a machine that is in another one meanwhile is not changed.
+    pub group: i64,
 }
 
 /// Like [`machine_desire`], for many machines, of which none is named twice. The ids of those that were changed, in no
@@ -278,6 +280,7 @@ pub fn machine_desire_many(
             values.push(name.into());
             values.push(digest.map(|digest| digest.to_string()).into());
             values.push(end_of(desired, row.ends_at).into());
+            values.push(row.group.into());
         }
         let mut statement = tx.0.prepare(&desire_many(chunk.len()))?;
         let mut found = statement.query(params_from_iter(values))?;
@@ -289,14 +292,14 @@ pub fn machine_desire_many(
 }
 
 fn desire_many(rows: usize) -> String {
-    let rows = typed_rows(2, rows, &["TEXT", "BIGINT", "TEXT", "TEXT", "BIGINT"]);
+    let rows = typed_rows(2, rows, &["TEXT", "BIGINT", "TEXT", "TEXT", "BIGINT", "BIGINT"]);
     format!(
-        "WITH wanted (machine, generation, new_name, new_digest, new_end) AS (VALUES {rows}) \
+        "WITH wanted (machine, generation, new_name, new_digest, new_end, machine_group) AS (VALUES {rows}) \
          UPDATE machine SET desired_restricted = $1, desired_generation = desired_generation + 1, \
          wanted_generation = desired_generation + 1, policy_name = coalesce(wanted.new_name, policy_name), \
          policy_digest = coalesce(wanted.new_digest, policy_digest), ends_at = wanted.new_end FROM wanted \
          WHERE id IN (SELECT machine FROM wanted) AND id = wanted.machine \
-         AND desired_generation = wanted.generation RETURNING id"
+         AND desired_generation = wanted.generation AND machine_group = wanted.machine_group RETURNING id"
     )
 }
 
@@ -308,7 +311,7 @@ fn end_of(desired: Desired, ends_at: Option<Timestamp>) -> Option<i64> {
 }
 
 /// Withdraws what was wanted: without a new order, the machine is wanted to be as it was last proved. A restriction
-/// that it is in then ends when its own action says.
+/// that it is in then has the policy of its own action, and ends when that says.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -317,10 +320,28 @@ pub fn machine_desire_withdraw(tx: &Tx<'_>, id: MachineId) -> Result<(), StoreEr
         "UPDATE machine SET desired_restricted = coalesce(reported_restricted, 0), \
          wanted_generation = reported_generation, ends_at = CASE WHEN reported_restricted = 1 THEN \
          (SELECT proved.ends_at FROM machine_action AS proved WHERE proved.machine = machine.id \
-         AND proved.generation = machine.reported_generation ORDER BY proved.store_epoch DESC LIMIT 1) END \
-         WHERE id = $1",
+         AND proved.generation = machine.reported_generation ORDER BY proved.store_epoch DESC LIMIT 1) END, \
+         policy_name = coalesce(CASE WHEN reported_restricted = 1 THEN \
+         (SELECT proved.policy FROM machine_action AS proved WHERE proved.machine = machine.id \
+         AND proved.generation = machine.reported_generation ORDER BY proved.store_epoch DESC LIMIT 1) END, \
+         policy_name) WHERE id = $1",
     )?
     .execute([id.to_string()])?;
+    Ok(())
+}
+
+/// Puts off the end of a restriction that has come already: it was tried to lift it, in vain.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn machine_end_postpone(
+    tx: &Tx<'_>,
+    id: MachineId,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    tx.0.prepare_cached("UPDATE machine SET ends_at = $3 WHERE id = $1 AND ends_at <= $2")?
+        .execute(params![id.to_string(), now.ticks(), until.ticks()])?;
     Ok(())
 }
 

@@ -80,8 +80,13 @@ pub fn user_create(tx: &Tx<'_>, user: &User, password_hash: &str) -> Result<(), 
 pub fn user_update(tx: &Tx<'_>, user: &User) -> Result<(), StoreError> {
     let changed = tx
         .0
-        .prepare_cached("UPDATE user_account SET display_name = $2, disabled_at = $3 WHERE id = $1")?
-        .execute(params![user.id.to_string(), user.display_name, user.disabled_at.map(Timestamp::ticks)])?;
+        .prepare_cached("UPDATE user_account SET display_name = $2, disabled_at = $3, password_changed_at = $4 WHERE id = $1")?
+        .execute(params![
+            user.id.to_string(),
+            user.display_name,
+            user.disabled_at.map(Timestamp::ticks),
+            user.password_changed_at.ticks()
+        ])?;
     if changed == 0 {
         return Ok(());
     }

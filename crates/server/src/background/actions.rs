@@ -29,6 +29,7 @@ pub(super) async fn run(control: ControlPlane, stop: watch::Receiver<bool>) {
 }
 
 async fn pass(control: &ControlPlane) -> control_plane::Result<()> {
+    control.access_refresh_if_stale().await?;
     let expired = control.machine_actions_expire().await?;
     if expired > 0 {
         tracing::info!(count = expired, "machine actions timed out");

@@ -57,6 +57,8 @@ pub(crate) struct Docs {
     pub(crate) status: u16,
     /// The body of success, when it is JSON.
     pub(crate) reply: Option<Shape>,
+    /// Another media type that the reply has when the request asks for it.
+    pub(crate) media_type_by_wish: Option<&'static str>,
 }
 
 /// Which query options a route knows.
@@ -163,6 +165,7 @@ fn draft<H: Handler<T, AppState>, T: 'static>(
         refuses: Vec::new(),
         status: 200,
         reply: None,
+        media_type_by_wish: None,
     };
     Draft(Route { method, path, required, media_type: None, handler: on(filter, handler), docs })
 }
@@ -227,6 +230,12 @@ impl Draft {
     pub(crate) fn answers_with(mut self, media_type: &'static str) -> Route {
         self.0.media_type = Some(media_type);
         self.0
+    }
+
+    /// May succeed with another media type than the end of the chain says.
+    pub(crate) fn by_wish(mut self, media_type: &'static str) -> Self {
+        self.0.docs.media_type_by_wish = Some(media_type);
+        self
     }
 
     /// Succeeds with 204 and no body.

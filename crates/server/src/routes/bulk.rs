@@ -60,12 +60,14 @@ async fn change(
         let plan = state.control.machine_bulk_plan(&caller, bulk).await?;
         let plan = BulkPlan {
             total: plan.total,
+            unknown: plan.unknown,
             online: plan.online,
             offline: plan.offline,
             unsupported: plan.unsupported,
             already_restricted: plan.already_restricted,
             already_active: plan.already_active,
             actions: plan.actions,
+            refusal: plan.refusal,
             impact: None,
         };
         let reply = BulkReply { id: None, dry_run: true, plan: Some(plan), results: Vec::new() };

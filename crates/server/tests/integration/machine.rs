@@ -34,7 +34,7 @@ async fn a_machine_has_every_field_of_the_contract() {
         "healthStatus": "Active",
         "onboardingStatus": "onboarded",
         "rbacGroupId": 0,
-        "rbacGroupName": null,
+        "rbacGroupName": "Ungrouped machines (default)",
         "riskScore": "None",
         "exposureLevel": "None",
         "deviceValue": "Normal",
@@ -49,7 +49,7 @@ async fn a_machine_has_every_field_of_the_contract() {
         "agentVersion": "0.1.0",
         "executionRestriction": {
             "desired": "Released", "reported": "Released", "generation": 0, "since": since,
-            "policy": null, "drift": false, "backend": "fanotify",
+            "policy": null, "drift": false, "backend": "fanotify", "endsAt": null,
         },
     });
     assert_eq!(body, expected);

@@ -23,13 +23,13 @@ right   a person with every scope, whose roles hold one right
 scope   a person with every right, whose token has one scope
 none    a person with every scope and no role
 
-      app                          right                               scope
-  R   Machine.Read.All         V   View data                       R   Machine.Read
-  W   Machine.ReadWrite.All    A   Active remediation actions      W   Machine.ReadWrite
-  X   Machine.RestrictExecution  I   Alerts investigation          X   Machine.RestrictExecution
-  B   Cordon.BulkRemediation   S   Manage security settings        B   Cordon.BulkRemediation
-  C   Cordon.Administer        P   Manage portal system settings   C   Cordon.Administer
-                               B   Bulk remediation
+app                             right                               scope
+R  Machine.Read.All             V  View data                        R  Machine.Read
+W  Machine.ReadWrite.All        A  Active remediation actions       W  Machine.ReadWrite
+X  Machine.RestrictExecution    I  Alerts investigation             X  Machine.RestrictExecution
+B  Cordon.BulkRemediation       S  Manage security settings         B  Cordon.BulkRemediation
+C  Cordon.Administer            P  Manage portal system settings    C  Cordon.Administer
+                                B  Bulk remediation
 
 ";
 
@@ -75,7 +75,8 @@ async fn permission_matrix() {
         std::fs::write(&file, &matrix).unwrap();
     }
     let reviewed = std::fs::read_to_string(&file).unwrap_or_default();
-    let differing: Vec<_> = matrix.lines().filter(|line| !reviewed.lines().any(|other| other == *line)).collect();
+    let differing: Vec<_> =
+        matrix.lines().filter(|line| !reviewed.lines().any(|other| other == *line)).collect();
     assert!(matrix == reviewed, "{SNAPSHOT} says otherwise; now there is:\n{}", differing.join("\n"));
 }
 

@@ -57,7 +57,7 @@ async fn who_waits_as_told_succeeds() {
     let mut server = TestServer::stopped(|config| config.rate_limit_per_minute = 3).await;
     // Three calls were made almost a minute ago.
     let limit = RateLimit::per_minute_and_hour(3, 1500);
-    let key = ("machine_restrict".to_owned(), server.initialized.client_id);
+    let key = ("machine_restrict".to_owned(), server.initialized.client_id.to_string());
     let at = Timestamp::from(std::time::SystemTime::now()).minus(Duration::from_secs(52));
     let spend =
         move |tx: &store::Tx<'_>| (0..3).try_for_each(|call| rate_limit_spend(tx, &key, &limit, call, at));

@@ -26,11 +26,7 @@ fn filled(route: &Route, value: impl Fn(&str) -> String, change: fn(&str) -> Str
 /// The route's path with values that name nothing.
 pub(crate) fn path(route: &Route) -> String {
     let call = format!("(ip='{ZERO_ID}',timestamp={ZERO_ID})");
-    filled(
-        route,
-        |part| if part.starts_with('{') { ZERO_ID.to_owned() } else { call.clone() },
-        str::to_owned,
-    )
+    filled(route, |part| if part.starts_with('{') { ZERO_ID.to_owned() } else { call.clone() }, str::to_owned)
 }
 
 /// Calls a route without a body, which would be refused: who may not call is told so first.
@@ -122,8 +118,10 @@ async fn every_route_refuses_tokens_for_another_audience() {
 async fn every_route_refuses_callers_that_lack_its_permission() {
     let server = TestServer::start().await;
     for route in ROUTES.iter() {
-        let others: Vec<_> =
-            Permission::ALL.into_iter().filter(|permission| !route.required.permissions.contains(permission)).collect();
+        let others: Vec<_> = Permission::ALL
+            .into_iter()
+            .filter(|permission| !route.required.permissions.contains(permission))
+            .collect();
         for held in others.iter().map(std::slice::from_ref).chain([others.as_slice()]) {
             let client = server.client(held).await;
             let message = call(&client, route).await.expect_error(403, "Forbidden");
@@ -284,7 +282,8 @@ async fn change(server: &TestServer, client: &Client, route: &Route) -> (Reply, 
         }
         ("DELETE", "/api/cordon/v1/enrollmentTokens/{token}") => {
             let body = json!({"usesMax": 1, "expiresInSeconds": 60});
-            let token = id(&client.post(&format!("{ADMIN}/enrollmentTokens"), &body).await.expect_status(201));
+            let token =
+                id(&client.post(&format!("{ADMIN}/enrollmentTokens"), &body).await.expect_status(201));
             let path = format!("{ADMIN}/enrollmentTokens/{token}");
             (client.delete(&path).await, "enrollment_token_revoke", token)
         }

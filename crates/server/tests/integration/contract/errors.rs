@@ -25,9 +25,9 @@ async fn s7_envelope() {
     client.get("/api/nothing").await.expect_error(404, "NotFound");
     client.get("/").await.expect_error(404, "NotFound");
     client.delete("/api/machines").await.expect_error(405, "MethodNotAllowed");
-    let long =
-        client.post_raw(&place.path("/restrictCodeExecution"), Some("application/json"), vec![b' '; 200_000]);
-    long.await.expect_error(413, "InvalidRequestBody");
+    let path = place.path("/restrictCodeExecution");
+    let long = client.post_raw(&path, Some("application/json"), vec![b' '; 200_000]).await;
+    long.expect_error(413, "InvalidRequestBody");
     client.get("/api/machines/%ff").await.expect_error(400, "BadRequest");
     client.restrict(NOWHERE).await.expect_error(404, "ResourceNotFound");
     client.restrict(NOWHERE).await.expect_error(429, "TooManyRequests");

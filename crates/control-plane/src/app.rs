@@ -344,10 +344,10 @@ fn group_ids(tx: &Tx<'_>, names: Option<&[String]>) -> Result<Option<Vec<i64>>> 
 }
 
 fn name_taken(error: StoreError, name: &str) -> Error {
-    match error {
-        StoreError::Duplicate(_) => Error::AlreadyExists(format!("an app named {name:?} exists")),
-        other => other.into(),
+    if matches!(error, StoreError::Duplicate(_)) {
+        return Error::AlreadyExists(format!("an app named {name:?} exists"));
     }
+    error.into()
 }
 
 fn existing(tx: &Tx<'_>, id: Uuid) -> Result<App> {

@@ -72,6 +72,9 @@ pub enum Error {
     /// The caller made too many calls.
     #[error("at most {} calls in {} s are possible, wait {:.1} s", .0.limit.calls, .0.limit.window.as_secs(), .0.retry_after.as_secs_f64())]
     RateLimited(Exceeded),
+    /// Too many others wait for the same. Nothing was changed; try again.
+    #[error("{0}")]
+    Busy(&'static str),
     /// A machine sent what its own gate cannot have signed, or what makes no sense.
     #[error("the machine misbehaves: {0}")]
     MachineMisbehaves(String),

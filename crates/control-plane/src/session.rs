@@ -37,6 +37,8 @@ use crate::{ControlPlane, Error, Result, audit, now, secret};
 const SESSIONS_PER_USER: u32 = 200;
 /// The most devices that wait at a time.
 const DEVICE_CODES_MAX: u64 = 20_000;
+/// The most of one network: nobody can take up all that there are.
+const DEVICE_CODES_PER_NETWORK: u64 = 50;
 /// The most assertions of an app that are remembered: far more than an app needs that signs one an hour.
 const ASSERTIONS_MAX: u64 = 10_000;
 /// How long expired things stay, so that whoever uses them hears that they expired, and a second use is seen.
@@ -73,6 +75,22 @@ pub struct Granted {
     pub nonce: Option<String>,
     /// The next refresh token, when one was asked for.
     pub refresh_token: Option<String>,
+}
+
+/// What a device is told that asks to be signed in on.
+#[derive(Clone, PartialEq, Eq)]
+pub enum DeviceBegun {
+    /// It waits for a person.
+    Waits {
+        /// The device's own code. A secret: not to be printed.
+        device_code: String,
+        /// The code that the person types.
+        user_code: String,
+    },
+    /// Too many devices of its network wait.
+    TooManyOfNetwork,
+    /// Too many devices wait.
+    TooMany,
 }
 
 /// What a device is told that polls.
@@ -160,15 +178,21 @@ impl ControlPlane {
         verifier: &str,
         narrowed: Option<Asked>,
     ) -> Result<Granted> {
+        const UNKNOWN: &str = "the code is unknown, or has expired";
         let (digest, challenge) = (secret::digest(code), challenge_of(verifier));
         let (app, redirect_uri) = (app.clone(), redirect_uri.to_owned());
         let refresh = Refresh::generate()?;
+        let looked_up = digest.clone();
+        // What is made up costs no write.
+        if self.0.store.read(move |tx| session_by_code(tx, &looked_up)).await?.is_none() {
+            return Err(Error::Unauthenticated(UNKNOWN.to_owned()));
+        }
         self.0
             .store
             .write(move |tx| {
                 let at = now();
                 let Some((session, code)) = session_by_code(tx, &digest)? else {
-                    return Ok(Outcome::Refused("the code is unknown, or has expired"));
+                    return Ok(Outcome::Refused(UNKNOWN));
                 };
                 if code.spent_at.is_some() {
                     revoke(tx, &session, at, "its code was used twice")?;
@@ -227,6 +251,11 @@ impl ControlPlane {
             return Err(Error::Unauthenticated(UNKNOWN.to_owned()));
         };
         let (handle_digest, digest) = (secret::digest(handle), secret::digest(token));
+        let looked_up = handle_digest.clone();
+        // What is made up costs no write.
+        if self.0.store.read(move |tx| session_by_refresh_handle(tx, &looked_up)).await?.is_none() {
+            return Err(Error::Unauthenticated(UNKNOWN.to_owned()));
+        }
         let (app, refresh) = (app.clone(), Refresh::next(handle)?);
         self.0
             .store
@@ -256,8 +285,8 @@ impl ControlPlane {
             .into_result()
     }
 
-    /// Makes the two codes of a device that is to be signed in on: the device's own, and the person's. `address` is
-    /// where it asks from. None when too many devices wait.
+    /// Makes the two codes of a device that is to be signed in on. `address` is where it asks from, and `network` whom it
+    /// counts for.
     ///
     /// # Errors
     /// From the store.
@@ -266,8 +295,9 @@ impl ControlPlane {
         app: &App,
         asked: Asked,
         address: String,
-    ) -> Result<Option<(String, String)>> {
-        let (device, person) = (secret::generate("cordon-device-")?, user_code()?);
+        network: String,
+    ) -> Result<DeviceBegun> {
+        let (device_code, user_code) = (secret::generate("cordon-device-")?, user_code()?);
         let at = now();
         let code = DeviceCode {
             app: app.id,
@@ -279,20 +309,23 @@ impl ControlPlane {
             polled_at: None,
             decision: None,
         };
-        let (digest, user_code_digest) = (secret::digest(&device), secret::digest(&plain_user_code(&person)));
-        let made = self
-            .0
+        let digest = secret::digest(&device_code);
+        let user_code_digest = secret::digest(&plain_user_code(&user_code));
+        self.0
             .store
             .write(move |tx| {
                 session_forget_expired(tx, at.minus(KEPT_AFTER_EXPIRY))?;
-                if device_code_count(tx)? >= DEVICE_CODES_MAX {
-                    return Ok(false);
+                let (all, of_network) = device_code_count(tx, &network, at)?;
+                if of_network >= DEVICE_CODES_PER_NETWORK {
+                    return Ok(DeviceBegun::TooManyOfNetwork);
                 }
-                device_code_create(tx, &code, &digest, &user_code_digest)?;
-                Ok::<_, Error>(true)
+                if all >= DEVICE_CODES_MAX {
+                    return Ok(DeviceBegun::TooMany);
+                }
+                device_code_create(tx, &code, &network, &digest, &user_code_digest)?;
+                Ok(DeviceBegun::Waits { device_code, user_code })
             })
-            .await?;
-        Ok(made.then_some((device, person)))
+            .await
     }
 
     /// The device that waits with this code of a person, however the person spells it.
@@ -344,7 +377,8 @@ impl ControlPlane {
             .await
     }
 
-    /// What a device is told that polls. Once it was granted something, its code is spent.
+    /// What a device is told that polls. Once it was granted something, its code is spent. Polls that change nothing, such
+    /// as those that come too early, cost no write.
     ///
     /// # Errors
     /// [`Error::Unauthenticated`] when the code is not one of this app, or the account counts no more;
@@ -356,24 +390,26 @@ impl ControlPlane {
         narrowed: Option<Asked>,
     ) -> Result<Poll> {
         let digest = secret::digest(device_code);
+        let (looked_up, id) = (digest.clone(), app.id);
+        let polled = self.0.store.read(move |tx| Ok::<_, Error>(polled(tx, &looked_up, id, now())?)).await?;
+        if let Polled::Answer(answer) = polled {
+            return answer.into_result();
+        }
         let (app, refresh) = (app.clone(), Refresh::generate()?);
         self.0
             .store
             .write(move |tx| {
                 let at = now();
-                let Some(code) = device_code_fetch(tx, &digest)?.filter(|code| code.app == app.id) else {
-                    return Ok::<_, Error>(Outcome::Refused("the device code is unknown, or was used"));
-                };
-                let session = match code.decision {
-                    Some(Decision::Declined) => return Ok(Outcome::Done(Poll::Declined)),
-                    None if code.expires_at <= at => return Ok(Outcome::Done(Poll::Expired)),
-                    None => return Ok(Outcome::Done(poll_again(tx, &code, &digest, at)?)),
-                    Some(Decision::Approved(session)) => session_fetch(tx, session)?,
+                let session = match polled(tx, &digest, app.id, at)? {
+                    Polled::Answer(answer) => return Ok(answer),
+                    Polled::Waits => {
+                        device_code_polled(tx, &digest, at)?;
+                        return Ok(Outcome::Done(Poll::Pending));
+                    }
+                    Polled::Approved(session) => session_fetch(tx, session)?,
                 };
                 device_code_delete(tx, &digest)?;
-                let Some(session) = session.filter(|_| at < code.expires_at) else {
-                    return Ok(Outcome::Done(Poll::Expired));
-                };
+                let Some(session) = session else { return Ok(Outcome::Done(Poll::Expired)) };
                 Ok(match renewed(tx, session, &app, narrowed, at, refresh, None)? {
                     Outcome::Done(granted) => Outcome::Done(Poll::Granted(Box::new(granted))),
                     Outcome::Refused(why) => Outcome::Refused(why),
@@ -522,11 +558,30 @@ fn waiting(tx: &Tx<'_>, user_code_digest: &str, at: Timestamp) -> Result<Option<
     Ok(found.filter(|code| code.decision.is_none() && at < code.expires_at))
 }
 
-fn poll_again(tx: &Tx<'_>, code: &DeviceCode, digest: &str, at: Timestamp) -> Result<Poll> {
-    let early = code.polled_at.is_some_and(|polled| at.since(polled) + POLL_TOLERANCE < code.interval);
-    let interval = if early { code.interval.saturating_add(POLL_INTERVAL) } else { code.interval };
-    device_code_polled(tx, digest, at, interval.min(DEVICE_CODE_VALIDITY))?;
-    Ok(if early { Poll::SlowDown } else { Poll::Pending })
+/// What a poll finds.
+enum Polled {
+    /// What there is to say, and nothing to be changed.
+    Answer(Outcome<Poll>),
+    /// Nobody decided yet.
+    Waits,
+    /// A person approved; the session that was begun.
+    Approved(Uuid),
+}
+
+fn polled(tx: &Tx<'_>, digest: &str, app: Uuid, at: Timestamp) -> Result<Polled> {
+    let Some(code) = device_code_fetch(tx, digest)?.filter(|code| code.app == app) else {
+        return Ok(Polled::Answer(Outcome::Refused("the device code is unknown, or was used")));
+    };
+    let done = |poll| Ok(Polled::Answer(Outcome::Done(poll)));
+    // Counted from the last poll that was not too early: those that are cost nothing.
+    let is_early = code.polled_at.is_some_and(|polled| at.since(polled) + POLL_TOLERANCE < code.interval);
+    match code.decision {
+        Some(Decision::Declined) => done(Poll::Declined),
+        Some(Decision::Approved(_)) | None if code.expires_at <= at => done(Poll::Expired),
+        Some(Decision::Approved(session)) => Ok(Polled::Approved(session)),
+        None if is_early => done(Poll::SlowDown),
+        None => Ok(Polled::Waits),
+    }
 }
 
 /// A refresh token and what the store keeps of it.

@@ -9,8 +9,8 @@ use domain::permission::Requirement;
 use domain::time::Timestamp;
 use domain::user::{PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, User};
 use store::user::{
-    user_create, user_delete, user_failed, user_failures, user_fetch, user_list, user_password_set,
-    user_signed_in, user_update,
+    user_create, user_delete, user_failed, user_failures, user_fetch, user_list, user_network_known,
+    user_network_seen, user_password_set, user_signed_in, user_update,
 };
 use store::{StoreError, Tx};
 use tokio::sync::Semaphore;
@@ -27,8 +27,14 @@ const USERS_MAX: usize = 10_000;
 const FAILURES_MAX: u32 = 10;
 /// For how long.
 const LOCKED_FOR: Duration = Duration::from_secs(15 * 60);
+/// From how many networks an account is known.
+const NETWORKS_MAX: u32 = 20;
+/// For how long.
+const NETWORK_KNOWN_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How many passwords are hashed at a time: each takes 19 MiB.
 static HASHING: Semaphore = Semaphore::const_new(2);
+/// How many are hashed or wait for it.
+static HASHING_OR_WAITING: Semaphore = Semaphore::const_new(2 + 64);
 
 /// What an account is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,11 +130,11 @@ impl ControlPlane {
                 if user_list(tx)?.len() >= USERS_MAX {
                     return Err(Error::InvalidInput(format!("at most {USERS_MAX} accounts are possible")));
                 }
-                user_create(tx, &user, &hash).map_err(|error| match error {
-                    StoreError::Duplicate(_) => {
-                        Error::AlreadyExists(format!("an account named {:?} exists", user.name))
+                user_create(tx, &user, &hash).map_err(|error| {
+                    if matches!(error, StoreError::Duplicate(_)) {
+                        return Error::AlreadyExists(format!("an account named {:?} exists", user.name));
                     }
-                    other => other.into(),
+                    error.into()
                 })?;
                 let detail = format!("user groups {:?}", user.groups);
                 Ok(audit::record(tx, at, &actor, "user_create", &user.name, detail)?)
@@ -207,37 +213,55 @@ impl ControlPlane {
         self.access_refresh().await
     }
 
-    /// The person with this name and password. After [`FAILURES_MAX`] wrong ones in a row the account is locked for a
-    /// quarter of an hour, and not even the right one counts.
+    /// The person with this name and password, who signs in from `network`. After [`FAILURES_MAX`] wrong ones in a row the
+    /// account is locked for a quarter of an hour, and not even the right one counts, except from a network from which the
+    /// person signed in within [`NETWORK_KNOWN_FOR`]: whoever guesses from elsewhere is not to keep the person out. Such a
+    /// sign-in leaves the lock as it is. How often may be guessed from one network is the caller's to limit.
     ///
     /// # Errors
     /// [`Error::Unauthenticated`], the same for an unknown account, a wrong password, a locked and a disabled account;
-    /// from the store.
-    pub async fn user_authenticate(&self, name: &str, password: &str) -> Result<User> {
+    /// [`Error::Busy`]; from the store.
+    pub async fn user_authenticate(&self, name: &str, password: &str, network: &str) -> Result<User> {
         let refused =
             || Error::Unauthenticated("unknown account, wrong password, or the account is locked".to_owned());
         if password.len() > PASSWORD_BYTES_MAX {
             return Err(refused());
         }
-        let name = name.trim().to_lowercase();
-        let found = self.0.store.read(move |tx| Ok::<_, Error>(user_fetch(tx, &name)?)).await?;
-        let (user, expected) = found.map_or((None, None), |(user, hash)| (Some(user), Some(hash)));
+        let (name, network) = (name.trim().to_lowercase(), network.to_owned());
+        let from = network.clone();
+        let found = self.0.store.read(move |tx| {
+            let Some((user, hash)) = user_fetch(tx, &name)? else { return Ok(None) };
+            let known = user_network_known(tx, user.id, &from, now().minus(NETWORK_KNOWN_FOR))?;
+            Ok::<_, Error>(Some((user, hash, known)))
+        });
+        let (user, expected) =
+            found.await?.map_or((None, None), |(user, hash, known)| (Some((user, known)), Some(hash)));
         // An unknown account costs the same work, so that time does not tell which exist.
         let matches = verify(password.to_owned(), expected).await?;
-        let Some(user) = user else {
+        let Some((user, from_known_network)) = user else {
             // As long as counting the failure of one that is known.
             self.0.store.write(|_| Ok::<_, Error>(())).await?;
             return Err(refused());
         };
         let at = now();
-        if user.locked_until.is_some_and(|until| at < until) || !user.is_enabled() {
+        let is_locked = user.locked_until.is_some_and(|until| at < until);
+        if (is_locked && !from_known_network) || !user.is_enabled() {
             return Err(refused());
         }
         let id = user.id;
         let name = user.name.clone();
         self.0
             .store
-            .write(move |tx| if matches { Ok(user_signed_in(tx, id)?) } else { failed(tx, id, &name, at) })
+            .write(move |tx| {
+                if matches {
+                    user_network_seen(tx, id, &network, at, NETWORKS_MAX)?;
+                }
+                match (is_locked, matches) {
+                    (true, _) => Ok(()),
+                    (false, true) => Ok(user_signed_in(tx, id)?),
+                    (false, false) => failed(tx, id, &name, at),
+                }
+            })
             .await?;
         if matches { Ok(user) } else { Err(refused()) }
     }
@@ -302,8 +326,11 @@ async fn verify(password: String, expected: Option<String>) -> Result<bool> {
     .await
 }
 
-/// Runs `work` on a thread that may block, a few at a time.
+/// Runs `work` on a thread that may block, a few at a time. Whoever finds too many waiting does not wait.
 async fn hashing<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let _place = HASHING_OR_WAITING
+        .try_acquire()
+        .map_err(|_full| Error::Busy("too many passwords are being checked at the moment: try again"))?;
     let _permit = HASHING.acquire().await.map_err(|closed| fault(&closed))?;
     tokio::task::spawn_blocking(work).await.map_err(|error| fault(&error))?
 }

@@ -1,21 +1,24 @@
 //! Failed attempts to prove who one is, counted, so that guessing is slow. Nothing but failures counts.
 //!
-//! Secrets have 256 random bits and are out of reach of guessing: for them, this protects the log and the processor.
-//! Passwords and the codes that people type can be guessed: the store locks accounts, and this makes it slow. The count
-//! is simple (windows of one minute, forgotten at its end), and bounded in memory: when there are too many
-//! different callers within one minute, the further ones are not counted.
+//! Secrets have 256 random bits and are out of reach of guessing: for them, this protects the log. Passwords and the codes
+//! that people type can be guessed: the store locks accounts, and this makes it slow. The count is simple (windows of one
+//! minute, forgotten at its end), and bounded in memory: when there are too many different callers within one minute,
+//! the further ones share counts, at random.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domain::time::Timestamp;
 
 const WINDOW: Duration = Duration::from_secs(60);
-/// The most keys that are counted within one window.
+/// The most keys that are counted on their own within one window.
 const KEYS_MAX: usize = 20_000;
+/// How many counts the further ones share: many, so that whoever fills the first ones has to fill these too, before
+/// others are refused for it.
+const SHARED: usize = 4_096;
 
 /// Counts failures per key.
 pub(crate) struct Attempts<K> {
@@ -26,6 +29,10 @@ pub(crate) struct Attempts<K> {
 struct Window<K> {
     start: Timestamp,
     failures: HashMap<K, u32>,
+    /// Failures of the keys that found no place. Empty until there is one.
+    shared: Vec<u32>,
+    /// Chooses the shared count of a key. Callers cannot foresee it.
+    chooser: RandomState,
 }
 
 /// Too many failures within a minute.
@@ -38,7 +45,8 @@ pub(crate) struct TooMany {
 impl<K: Eq + Hash> Attempts<K> {
     /// At most so many failures of one key in a minute.
     pub(crate) fn new(failures_max: u32) -> Self {
-        let window = Window { start: Timestamp::default(), failures: HashMap::new() };
+        let (failures, shared) = (HashMap::new(), Vec::new());
+        let window = Window { start: Timestamp::default(), failures, shared, chooser: RandomState::new() };
         Self { failures_max, window: Mutex::new(window) }
     }
 
@@ -47,13 +55,7 @@ impl<K: Eq + Hash> Attempts<K> {
     /// # Errors
     /// [`TooMany`].
     pub(crate) fn check(&self, key: &K, now: Timestamp) -> Result<(), TooMany> {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        window.turn(now);
-        if window.failures.get(key).is_some_and(|failures| *failures >= self.failures_max) {
-            let retry_after = WINDOW.saturating_sub(now.since(window.start)).max(Duration::from_secs(1));
-            return Err(TooMany { retry_after });
-        }
-        Ok(())
+        self.locked(now).check(key, self.failures_max, now)
     }
 
     /// Counts an attempt of `key` as a failure before it is known to be one, so that attempts at the same time do not
@@ -62,38 +64,69 @@ impl<K: Eq + Hash> Attempts<K> {
     /// # Errors
     /// [`TooMany`]; nothing is counted then.
     pub(crate) fn begin(&self, key: K, now: Timestamp) -> Result<(), TooMany> {
-        self.check(&key, now)?;
-        self.fail(key, now);
+        let mut window = self.locked(now);
+        window.check(&key, self.failures_max, now)?;
+        window.fail(key);
         Ok(())
     }
 
     /// Takes back what [`Attempts::begin`] counted.
     pub(crate) fn take_back(&self, key: &K, now: Timestamp) {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        window.turn(now);
-        if let Some(failures) = window.failures.get_mut(key) {
+        if let Some(failures) = self.locked(now).count_mut(key) {
             *failures = failures.saturating_sub(1);
         }
     }
 
     /// Counts a failure of `key`.
     pub(crate) fn fail(&self, key: K, now: Timestamp) {
+        self.locked(now).fail(key);
+    }
+
+    fn locked(&self, now: Timestamp) -> MutexGuard<'_, Window<K>> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         window.turn(now);
-        if window.failures.len() < KEYS_MAX || window.failures.contains_key(&key) {
-            let failures = window.failures.entry(key).or_default();
-            *failures = failures.saturating_add(1);
-        }
+        window
     }
 }
 
-impl<K> Window<K> {
+impl<K: Eq + Hash> Window<K> {
     /// Forgets everything once the window is over, or when the clock went back behind its start.
     fn turn(&mut self, now: Timestamp) {
         if now < self.start || now.since(self.start) >= WINDOW {
             self.start = now;
             self.failures = HashMap::new();
+            self.shared = Vec::new();
         }
+    }
+
+    fn check(&mut self, key: &K, failures_max: u32, now: Timestamp) -> Result<(), TooMany> {
+        if self.count_mut(key).is_some_and(|failures| *failures >= failures_max) {
+            let retry_after = WINDOW.saturating_sub(now.since(self.start)).max(Duration::from_secs(1));
+            return Err(TooMany { retry_after });
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, key: K) {
+        if self.count_mut(&key).is_none() {
+            if self.failures.len() < KEYS_MAX {
+                self.failures.insert(key, 1);
+                return;
+            }
+            self.shared = vec![0; SHARED];
+        }
+        if let Some(failures) = self.count_mut(&key) {
+            *failures = failures.saturating_add(1);
+        }
+    }
+
+    /// The count of a key: its own, or the one that it shares; none when nothing was counted of it.
+    fn count_mut(&mut self, key: &K) -> Option<&mut u32> {
+        if self.failures.contains_key(key) {
+            return self.failures.get_mut(key);
+        }
+        let chosen = self.chooser.hash_one(key).checked_rem(u64::try_from(self.shared.len()).ok()?)?;
+        self.shared.get_mut(usize::try_from(chosen).ok()?)
     }
 }
 
@@ -149,13 +182,22 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded() {
-        let attempts = Attempts::new(1);
+    fn memory_is_bounded_and_nobody_is_left_uncounted() {
+        let attempts = Attempts::new(2);
         for key in 0..2 * KEYS_MAX {
             attempts.fail(key, at(0));
         }
-        assert_eq!(attempts.window.lock().unwrap().failures.len(), KEYS_MAX);
-        attempts.check(&0, at(0)).unwrap_err();
+        let (own, shared) = {
+            let window = attempts.window.lock().unwrap();
+            (window.failures.len(), window.shared.len())
+        };
+        assert_eq!((own, shared), (KEYS_MAX, SHARED));
+        attempts.check(&0, at(0)).unwrap();
+        let further = 3 * KEYS_MAX;
+        attempts.fail(further, at(0));
+        attempts.fail(further, at(0));
+        attempts.check(&further, at(0)).unwrap_err();
+        attempts.check(&further, at(60)).unwrap();
     }
 
     #[test]

@@ -216,6 +216,7 @@ impl From<Error> for ApiError {
             Error::Unavailable(_) => {
                 Self::unavailable("The server's database cannot be used at the moment", chain(&error))
             }
+            Error::Busy(_) => Self::unavailable(sentence(&error), "too many wait"),
             // What machines do wrong is no caller's business, and what is added later is not to leak.
             Error::MachineMisbehaves(_) | Error::Internal(_) | _ => Self::internal(&error),
         }

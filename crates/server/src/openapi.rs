@@ -278,9 +278,9 @@ fn request_header(name: &str) -> Value {
             "0b0c5b1e-6f5f-4b7e-8a53-6a6f4f9c2d10",
         ),
         "Prefer" => (
-            "`wait=N` holds the reply until the action is final, or N seconds at most.",
-            json!({"type": "string", "pattern": "^wait=[0-9]{1,3}$"}),
-            "wait=30",
+            "`wait=N` holds the reply until the action is final, or N seconds at most. Other preferences are ignored.",
+            json!({"type": "string"}),
+            "wait=5",
         ),
         _ => ("", json!({"type": "string"}), ""),
     };
@@ -289,10 +289,10 @@ fn request_header(name: &str) -> Value {
 
 fn responses(route: &Route) -> Value {
     let docs = &route.docs;
-    let mut success = json!({"description": success(docs.status), "headers": {"x-request-id": header_reference("x-request-id")}});
-    if let Some(success) = success.as_object_mut() {
+    let mut reply = json!({"description": success(docs.status), "headers": {"x-request-id": header_reference("x-request-id")}});
+    if let Some(reply) = reply.as_object_mut() {
         if docs.request_headers.contains(&"Prefer")
-            && let Some(headers) = success.get_mut("headers").and_then(Value::as_object_mut)
+            && let Some(headers) = reply.get_mut("headers").and_then(Value::as_object_mut)
         {
             headers.insert("Preference-Applied".to_owned(), header_reference("Preference-Applied"));
         }
@@ -304,16 +304,26 @@ fn responses(route: &Route) -> Value {
                 let set = "https://cordon.example/api/$metadata#MachineActions";
                 list.insert("@odata.context".to_owned(), set.into());
             }
+            if let Some((Options::List, _)) = docs.odata
+                && let Some(schema) = media.get_mut("schema")
+            {
+                *schema = json!({"anyOf": [schema, schemas::selected(schema)]});
+            }
             let mut content = Map::new();
             if let Some(by_wish) = docs.media_type_by_wish {
                 content.insert(by_wish.to_owned(), media.clone());
             }
             content.insert(media_type.to_owned(), media);
-            success.insert("content".to_owned(), content.into());
+            reply.insert("content".to_owned(), content.into());
         }
     }
     let mut responses = Map::new();
-    responses.insert(docs.status.to_string(), success);
+    if let Some(status) = docs.other_status {
+        let mut other = reply.clone();
+        other["description"] = success(status).into();
+        responses.insert(status.to_string(), other);
+    }
+    responses.insert(docs.status.to_string(), reply);
     responses.extend(errors::responses(&codes(route)));
     responses.into()
 }

@@ -136,6 +136,7 @@ pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
             .body::<BulkRequest>()
             .heeds(["Idempotency-Key"])
             .refuses(["DisabledFeature", "DisallowedOperation", "ODataError"])
+            .or_status(200)
             .answers::<BulkReply>(201),
         post("/api/cordon/v1/machines/unrestrictCodeExecution", Requirement::RESTRICT, bulk::unrestrict)
             .summary("Enable execution of any application on many machines again")
@@ -144,6 +145,7 @@ pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
             .body::<BulkRequest>()
             .heeds(["Idempotency-Key"])
             .refuses(["DisabledFeature", "DisallowedOperation", "ODataError"])
+            .or_status(200)
             .answers::<BulkReply>(201),
         get("/api/cordon/v1/executionEvents", Requirement::READ, execution_event::list)
             .summary("List what machines refused to run, latest first")

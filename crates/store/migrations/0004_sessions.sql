@@ -39,6 +39,8 @@ CREATE TABLE device_code (
     openid BIGINT NOT NULL,
     offline BIGINT NOT NULL,
     address TEXT NOT NULL,
+    -- Whom it counts for: the address, or the network that one caller has to itself.
+    network TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
     interval_seconds BIGINT NOT NULL,
@@ -48,6 +50,8 @@ CREATE TABLE device_code (
     session TEXT
 );
 CREATE INDEX device_code_expires ON device_code (expires_at);
+CREATE INDEX device_code_waiting ON device_code (network, expires_at)
+    WHERE session IS NULL AND declined_at IS NULL;
 
 -- Client assertions that were used, until they expire by themselves.
 CREATE TABLE assertion (
@@ -57,3 +61,11 @@ CREATE TABLE assertion (
     PRIMARY KEY (app, jti_digest)
 );
 CREATE INDEX assertion_expires ON assertion (expires_at);
+
+-- From which networks an account signed in: from there it may while it is locked.
+CREATE TABLE sign_in_network (
+    user_account TEXT NOT NULL REFERENCES user_account (id),
+    network TEXT NOT NULL,
+    signed_in_at BIGINT NOT NULL,
+    PRIMARY KEY (user_account, network)
+);

@@ -294,12 +294,12 @@ pub fn machine_desire_many(
 fn desire_many(rows: usize) -> String {
     let rows = typed_rows(2, rows, &["TEXT", "BIGINT", "TEXT", "TEXT", "BIGINT", "BIGINT"]);
     format!(
-        "WITH wanted (machine, generation, new_name, new_digest, new_end, machine_group) AS (VALUES {rows}) \
+        "WITH wanted (machine, generation, new_name, new_digest, new_end, old_group) AS (VALUES {rows}) \
          UPDATE machine SET desired_restricted = $1, desired_generation = desired_generation + 1, \
          wanted_generation = desired_generation + 1, policy_name = coalesce(wanted.new_name, policy_name), \
          policy_digest = coalesce(wanted.new_digest, policy_digest), ends_at = wanted.new_end FROM wanted \
          WHERE id IN (SELECT machine FROM wanted) AND id = wanted.machine \
-         AND desired_generation = wanted.generation AND machine_group = wanted.machine_group RETURNING id"
+         AND desired_generation = wanted.generation AND +machine_group = wanted.old_group RETURNING id"
     )
 }
 

@@ -188,21 +188,22 @@ pub fn session_forget_expired(tx: &Tx<'_>, at: Timestamp) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Records a device that waits.
+/// Records a device that waits. `network` is whom it counts for.
 ///
 /// # Errors
 /// [`StoreError::Duplicate`] when the person's code is in use.
 pub fn device_code_create(
     tx: &Tx<'_>,
     code: &DeviceCode,
+    network: &str,
     digest: &str,
     user_code_digest: &str,
 ) -> Result<(), StoreError> {
     let asked = &code.asked;
     tx.0.prepare_cached(
         "INSERT INTO device_code (digest, user_code_digest, app, audience, permissions, everything, openid, offline, \
-         address, created_at, expires_at, interval_seconds) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+         address, network, created_at, expires_at, interval_seconds) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )?
     .execute(params![
         digest,
@@ -214,6 +215,7 @@ pub fn device_code_create(
         i64::from(asked.openid),
         i64::from(asked.offline),
         code.address,
+        network,
         code.created_at.ticks(),
         code.expires_at.ticks(),
         stored(code.interval.as_secs()),
@@ -221,14 +223,19 @@ pub fn device_code_create(
     Ok(())
 }
 
-/// How many devices wait.
+/// How many devices wait for a person at the time `at`: all, and those of one network.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn device_code_count(tx: &Tx<'_>) -> Result<u64, StoreError> {
-    let number: i64 =
-        tx.0.prepare_cached("SELECT count(*) FROM device_code")?.query_row([], |row| row.get(0))?;
-    Ok(u64::try_from(number).unwrap_or(0))
+pub fn device_code_count(tx: &Tx<'_>, network: &str, at: Timestamp) -> Result<(u64, u64), StoreError> {
+    let waiting = "FROM device_code WHERE session IS NULL AND declined_at IS NULL AND expires_at > $1";
+    let all: i64 =
+        tx.0.prepare_cached(&format!("SELECT count(*) {waiting}"))?
+            .query_row([at.ticks()], |row| row.get(0))?;
+    let of_network: i64 =
+        tx.0.prepare_cached(&format!("SELECT count(*) {waiting} AND network = $2"))?
+            .query_row(params![at.ticks(), network], |row| row.get(0))?;
+    Ok((u64::try_from(all).unwrap_or(0), u64::try_from(of_network).unwrap_or(0)))
 }
 
 /// The device that holds the code with this digest.
@@ -257,18 +264,13 @@ fn device_code_by(tx: &Tx<'_>, column: &str, digest: &str) -> Result<Option<Devi
     rows.next()?.map(device_code_of).transpose()
 }
 
-/// Records when a device polled, and how long it is to wait from then on.
+/// Records when a device polled.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn device_code_polled(
-    tx: &Tx<'_>,
-    digest: &str,
-    at: Timestamp,
-    interval: Duration,
-) -> Result<(), StoreError> {
-    tx.0.prepare_cached("UPDATE device_code SET polled_at = $2, interval_seconds = $3 WHERE digest = $1")?
-        .execute(params![digest, at.ticks(), stored(interval.as_secs())])?;
+pub fn device_code_polled(tx: &Tx<'_>, digest: &str, at: Timestamp) -> Result<(), StoreError> {
+    tx.0.prepare_cached("UPDATE device_code SET polled_at = $2 WHERE digest = $1")?
+        .execute(params![digest, at.ticks()])?;
     Ok(())
 }
 

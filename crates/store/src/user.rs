@@ -118,6 +118,7 @@ pub fn user_password_set(
 /// [`StoreError`].
 pub fn user_delete(tx: &Tx<'_>, id: Uuid) -> Result<bool, StoreError> {
     groups_delete(tx, id)?;
+    tx.0.prepare_cached("DELETE FROM sign_in_network WHERE user_account = $1")?.execute([id.to_string()])?;
     Ok(tx.0.prepare_cached("DELETE FROM user_account WHERE id = $1")?.execute([id.to_string()])? == 1)
 }
 
@@ -153,6 +154,48 @@ pub fn user_failures(tx: &Tx<'_>, id: Uuid) -> Result<u32, StoreError> {
 /// [`StoreError`].
 pub fn user_signed_in(tx: &Tx<'_>, id: Uuid) -> Result<(), StoreError> {
     user_failed(tx, id, 0, None)
+}
+
+/// Records that a person signed in from a network, and forgets all but the newest `kept` of the person's networks. Does
+/// nothing when the account is gone.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn user_network_seen(
+    tx: &Tx<'_>,
+    id: Uuid,
+    network: &str,
+    at: Timestamp,
+    kept: u32,
+) -> Result<(), StoreError> {
+    tx.0.prepare_cached(
+        "INSERT INTO sign_in_network (user_account, network, signed_in_at) \
+         SELECT id, $2, $3 FROM user_account WHERE id = $1 \
+         ON CONFLICT (user_account, network) DO UPDATE SET signed_in_at = excluded.signed_in_at",
+    )?
+    .execute(params![id.to_string(), network, at.ticks()])?;
+    tx.0.prepare_cached(
+        "DELETE FROM sign_in_network WHERE user_account = $1 AND network IN (SELECT network FROM sign_in_network \
+         WHERE user_account = $1 ORDER BY signed_in_at DESC, network LIMIT 1000 OFFSET $2)",
+    )?
+    .execute(params![id.to_string(), kept])?;
+    Ok(())
+}
+
+/// Whether a person signed in from a network at `since` or later.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn user_network_known(
+    tx: &Tx<'_>,
+    id: Uuid,
+    network: &str,
+    since: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut statement = tx.0.prepare_cached(
+        "SELECT 1 FROM sign_in_network WHERE user_account = $1 AND network = $2 AND signed_in_at >= $3",
+    )?;
+    Ok(statement.exists(params![id.to_string(), network, since.ticks()])?)
 }
 
 fn groups_create(tx: &Tx<'_>, user: &User) -> Result<(), StoreError> {

@@ -40,7 +40,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_first.sql", "290dad7d2a369db2898da835ad3304551593cebae080ac3f43349bb7ca239d64"),
     ("0002_access.sql", "d561ff6818bdce360d98b27918596bf911fcbbc46399b4ac1c7432c540b871ff"),
     ("0003_lists.sql", "fee283d06d239ed83e85f2773c041cc2bb231b9de95fc0ed743857969254b767"),
-    ("0004_sessions.sql", "c73b38d4337215f2bdabd0d0a990b67ab40c04ede3ff83afbbe6d94a34b547dd"),
+    ("0004_sessions.sql", "37f06cdd7fed928e0d73305a895ed2b357ff0893f300b5255c0bc3bc40b4604e"),
 ];
 
 /// The only crate that may hold `unsafe` code.

@@ -84,13 +84,15 @@ async fn each_machine_has_its_own_result() {
 
     let plan = control.machine_bulk_plan(&operator(), of(Kind::Restrict, &ids)).await.unwrap();
     let expected = BulkPlan {
-        total: 5,
+        total: 6,
+        unknown: 1,
         online: 1,
         offline: 4,
         unsupported: 1,
         already_restricted: 1,
         already_active: 1,
         actions: 3,
+        refusal: None,
     };
     assert_eq!(plan, expected);
     let outcome = control.machine_bulk(&operator(), of(Kind::Restrict, &ids)).await.unwrap();

@@ -5,6 +5,7 @@ use super::*;
 use control_plane::{UserChange, UserDraft};
 
 const PASSWORD: &str = "correct horse battery";
+const NETWORK: &str = "192.0.2.7";
 
 fn draft(name: &str, groups: &[&str]) -> UserDraft {
     UserDraft {
@@ -42,7 +43,7 @@ async fn an_account_is_made_changed_and_deleted() {
     // Without a password one is made, which can be used.
     let (bob, password) =
         control.user_create(&caller, UserDraft { password: None, ..draft("bob", &[]) }).await.unwrap();
-    control.user_authenticate("bob", &password.unwrap()).await.unwrap();
+    control.user_authenticate("bob", &password.unwrap(), NETWORK).await.unwrap();
     assert_eq!(control.user_list(&caller).await.unwrap(), [made.clone(), bob]);
 
     let change = UserChange { display_name: Some(" Ann ".to_owned()), ..UserChange::default() };
@@ -53,7 +54,7 @@ async fn an_account_is_made_changed_and_deleted() {
     refused(control.user_fetch(&caller, "nobody").await, is_not_found);
     control.user_delete(&caller, "ANN@example.org").await.unwrap();
     refused(control.user_delete(&caller, "ann@example.org").await, is_not_found);
-    refused(control.user_authenticate("ann@example.org", PASSWORD).await, is_unauthenticated);
+    refused(control.user_authenticate("ann@example.org", PASSWORD, NETWORK).await, is_unauthenticated);
     assert_eq!(
         deployment.operations().await,
         ["policy_apply", "user_create", "user_create", "user_update", "user_delete"]
@@ -110,10 +111,10 @@ async fn an_account_counts_as_it_is_at_each_call() {
     read(signed_in_at).await.unwrap();
     change(UserChange { enabled: Some(false), ..UserChange::default() }).await;
     refused(read(signed_in_at).await, is_unauthenticated);
-    refused(control.user_authenticate("ann", PASSWORD).await, is_unauthenticated);
+    refused(control.user_authenticate("ann", PASSWORD, NETWORK).await, is_unauthenticated);
     change(UserChange { enabled: Some(true), ..UserChange::default() }).await;
     read(signed_in_at).await.unwrap();
-    control.user_authenticate("ann", PASSWORD).await.unwrap();
+    control.user_authenticate("ann", PASSWORD, NETWORK).await.unwrap();
 
     deployment.role("reader", &[Right::AlertsInvestigation], &["readers"]).await;
     refused(read(signed_in_at).await, no_right);
@@ -130,8 +131,8 @@ async fn an_account_counts_as_it_is_at_each_call() {
     let changed_at = changed.password_changed_at.unix_seconds();
     refused(read(changed_at - 1).await, is_unauthenticated);
     read(LATER).await.unwrap();
-    refused(control.user_authenticate("ann", PASSWORD).await, is_unauthenticated);
-    control.user_authenticate("ann", "another password").await.unwrap();
+    refused(control.user_authenticate("ann", PASSWORD, NETWORK).await, is_unauthenticated);
+    control.user_authenticate("ann", "another password", NETWORK).await.unwrap();
     control.user_delete(&operator(), "ann").await.unwrap();
     refused(read(LATER).await, is_unauthenticated);
 }
@@ -143,17 +144,17 @@ async fn ten_wrong_passwords_lock_an_account_until_it_gets_another() {
     control.user_create(&operator(), draft("ann", &[])).await.unwrap();
     let wrong = async |count: usize| {
         for _ in 0..count {
-            refused(control.user_authenticate("ann", "wrong").await, is_unauthenticated);
+            refused(control.user_authenticate("ann", "wrong", NETWORK).await, is_unauthenticated);
         }
     };
     wrong(9).await;
     // The right one counts the wrong ones anew.
-    control.user_authenticate("ann", PASSWORD).await.unwrap();
+    control.user_authenticate("ann", PASSWORD, NETWORK).await.unwrap();
     wrong(9).await;
-    control.user_authenticate("ann", PASSWORD).await.unwrap();
+    control.user_authenticate("ann", PASSWORD, NETWORK).await.unwrap();
     wrong(10).await;
-    let locked = refused(control.user_authenticate("ann", PASSWORD).await, is_unauthenticated);
-    let unknown = refused(control.user_authenticate("nobody", PASSWORD).await, is_unauthenticated);
+    let locked = refused(control.user_authenticate("ann", PASSWORD, NETWORK).await, is_unauthenticated);
+    let unknown = refused(control.user_authenticate("nobody", PASSWORD, NETWORK).await, is_unauthenticated);
     assert_eq!(locked, unknown);
     let ann = control.user_fetch(&operator(), "ann").await.unwrap();
     assert!(ann.locked_until.unwrap() > Timestamp::from(std::time::SystemTime::now()));
@@ -164,6 +165,6 @@ async fn ten_wrong_passwords_lock_an_account_until_it_gets_another() {
     let change = UserChange { password, ..UserChange::default() };
     let freed = control.user_update(&operator(), "ann", change).await.unwrap();
     assert_eq!(freed.locked_until, None);
-    control.user_authenticate("ann", "another password").await.unwrap();
-    refused(control.user_authenticate("ann", &"x".repeat(10_000)).await, is_unauthenticated);
+    control.user_authenticate("ann", "another password", NETWORK).await.unwrap();
+    refused(control.user_authenticate("ann", &"x".repeat(10_000), NETWORK).await, is_unauthenticated);
 }

@@ -90,6 +90,21 @@ pub(crate) fn type_name(schema: &Value) -> Option<&str> {
     names.as_str().or_else(|| joined(schema, "type").filter_map(Value::as_str).find(|name| *name != "null"))
 }
 
+/// A collection as `$select` leaves it: the same fields, and no others, but none is required.
+pub(super) fn selected(collection: &Value) -> Value {
+    let items = resolve(collection).pointer("/properties/value/items").map_or(&Value::Null, resolve);
+    json!({
+        "type": "object",
+        "description": "With `$select`: the rows have some of the fields.",
+        "required": ["value"],
+        "properties": {"value": {"type": "array", "items": {
+            "type": "object",
+            "properties": items.get("properties"),
+            "additionalProperties": false,
+        }}},
+    })
+}
+
 fn require_nullable(schema: &mut Value) {
     if let Some(parts) = schema.get_mut("allOf").and_then(Value::as_array_mut) {
         parts.iter_mut().for_each(require_nullable);

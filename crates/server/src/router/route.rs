@@ -57,6 +57,8 @@ pub(crate) struct Docs {
     pub(crate) status: u16,
     /// The body of success, when it is JSON.
     pub(crate) reply: Option<Shape>,
+    /// Another status of success, when there is one.
+    pub(crate) other_status: Option<u16>,
     /// Another media type that the reply has when the request asks for it.
     pub(crate) media_type_by_wish: Option<&'static str>,
 }
@@ -165,6 +167,7 @@ fn draft<H: Handler<T, AppState>, T: 'static>(
         refuses: Vec::new(),
         status: 200,
         reply: None,
+        other_status: None,
         media_type_by_wish: None,
     };
     Draft(Route { method, path, required, media_type: None, handler: on(filter, handler), docs })
@@ -230,6 +233,12 @@ impl Draft {
     pub(crate) fn answers_with(mut self, media_type: &'static str) -> Route {
         self.0.media_type = Some(media_type);
         self.0
+    }
+
+    /// May succeed with another status than the end of the chain says, and the same type.
+    pub(crate) fn or_status(mut self, status: u16) -> Self {
+        self.0.docs.other_status = Some(status);
+        self
     }
 
     /// May succeed with another media type than the end of the chain says.

@@ -51,17 +51,22 @@ pub(super) fn without_call(path: &str) -> Cow<'_, str> {
     let Some((name, parameters)) = decoded.strip_suffix(')').and_then(|path| path.split_once('(')) else {
         return plain;
     };
-    let mut parameters: Vec<_> = parameters
-        .split(',')
-        .take(PARAMETERS_MAX + 1)
-        .filter_map(|parameter| parameter.split_once('='))
-        .collect();
-    if parameters.is_empty() || parameters.len() > PARAMETERS_MAX {
-        return plain;
-    }
-    parameters.sort_by_key(|(name, _)| name.trim().to_ascii_lowercase());
-    let values = parameters.iter().map(|(_, value)| format!("/{}", value.trim().trim_matches('\'')));
+    let parameters =
+        parameters.split(',').take(PARAMETERS_MAX + 1).map(parameter).collect::<Option<Vec<_>>>();
+    let Some(mut parameters) = parameters.filter(|all| all.len() <= PARAMETERS_MAX) else { return plain };
+    parameters.sort_by_key(|(name, _)| name.to_ascii_lowercase());
+    let values = parameters.iter().map(|(_, value)| format!("/{value}"));
     Cow::Owned(std::iter::once(name.to_owned()).chain(values).collect())
+}
+
+/// A parameter of a call: a name, and a value that is one plain segment.
+fn parameter(text: &str) -> Option<(&str, &str)> {
+    let (name, value) = text.split_once('=')?;
+    let (name, value) = (name.trim(), value.trim().trim_matches('\''));
+    let is_plain = !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        && !value.contains(['(', ')', '/']);
+    is_plain.then_some((name, value))
 }
 
 /// The given segments, the fixed ones as the template spells them; none when it does not match.
@@ -86,6 +91,8 @@ fn spelled(template: &str, given: &[&str]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -140,6 +147,35 @@ mod tests {
                 .join("/");
             assert_eq!(canonical_path(&shouted), Some(parameters_shouted));
         }
+    }
+
+    /// Paths of pieces that mean something, and of anything.
+    fn paths() -> impl Strategy<Value = String> {
+        let pieces = "/ /api /API /v1.0 /machines /findbyip /MachineActions /cordon/v1 /%24count /$count /tags ( ) \
+                      %28 %29 ip= timestamp= ' %27 , %2C = %3d % .. {machine} 10.0.0.5";
+        let pieces: Vec<&str> = pieces.split_ascii_whitespace().collect();
+        let piece = prop_oneof![8 => prop::sample::select(pieces).prop_map(str::to_owned), 1 => ".{0,4}"];
+        prop_oneof![
+            prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat()),
+            "/api/machines/findbyip\\(ip=.{0,8},timestamp=.{0,8}\\)",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_canonical_path_stays_as_it_is(path in paths()) {
+            if let Some(canonical) = canonical_path(&path) {
+                prop_assert!(canonical.len() <= path.len(), "{canonical}");
+                prop_assert_eq!(canonical_path(&canonical), Some(canonical));
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_call_is_read_once() {
+        // Each parameter looks like a call, too.
+        let call = format!("/api/machines/findbyip({})", "ip=(a=b),".repeat(100_000));
+        assert_eq!(canonical_path(&call), Some(call.clone()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The HTTP contract, row by row: a test for each row and each rule of its sections 1 to 8, named after it.
 //!
-//! Each says in a few calls what clients rely on; what needs more than that is tested in the noun's own file. [`ROWS`]
-//! stands for the contract: a row without a test fails here, and so does a test without a row.
+//! Each says in a few calls what clients rely on; what needs more than that is tested in the noun's own file.
+//! [`ROWS`] stands for the contract: a row without a test fails here, and so does a test without a row.
 
 mod clients;
 mod collections;

@@ -110,6 +110,7 @@ async fn what_is_wanted_of_thousands_changes_as_of_one_unless_it_changed_meanwhi
         generation_before: 0,
         policy: number.is_multiple_of(2).then(|| (format!("policy-{number}"), Sha256Digest([number; 32]))),
         ends_at: number.is_multiple_of(3).then(|| second(9000 + i64::from(number))),
+        group: 0,
     };
     let rows: Vec<_> = (0_u8..200).cycle().zip(&machines).map(|(number, id)| row(*id, number)).collect();
     let (meanwhile, gone) = ([machines[5], machines[2250]], row(machine_id(99_999), 1));
@@ -150,7 +151,13 @@ async fn what_is_wanted_of_thousands_changes_as_of_one_unless_it_changed_meanwhi
     // Released again, with ends that a release has not: the policy stays.
     let release: Vec<_> = machines
         .iter()
-        .map(|id| DesireRow { id: *id, generation_before: 1, policy: None, ends_at: Some(second(1)) })
+        .map(|id| DesireRow {
+            id: *id,
+            generation_before: 1,
+            policy: None,
+            ends_at: Some(second(1)),
+            group: 0,
+        })
         .collect();
     let changed = database.write(move |tx| machine_desire_many(tx, Desired::Released, &release)).await;
     assert_eq!(changed.len(), machines.len());

@@ -121,30 +121,36 @@ async fn the_oldest_sessions_of_an_account_and_the_expired_ones_are_forgotten() 
 async fn a_device_is_decided_once() {
     let database = Database::new();
     let created = device_code();
-    database.write(move |tx| device_code_create(tx, &created, "d", "u")).await;
-    let refused = database.store.write(|tx| device_code_create(tx, &device_code(), "e", "u")).await;
+    database.write(move |tx| device_code_create(tx, &created, "n", "d", "u")).await;
+    let refused = database.store.write(|tx| device_code_create(tx, &device_code(), "n", "e", "u")).await;
     assert!(matches!(refused, Err(StoreError::Duplicate(_))), "{refused:?}");
-    assert_eq!(database.read(device_code_count).await, 1);
-    database.write(|tx| device_code_polled(tx, "d", second(5), Duration::from_secs(10))).await;
-    let polled =
-        DeviceCode { polled_at: Some(second(5)), interval: Duration::from_secs(10), ..device_code() };
+    let waiting = async |network, at| {
+        database.read(move |tx| device_code_count(tx, network, second(at))).await
+    };
+    assert_eq!(waiting("n", 899).await, (1, 1));
+    assert_eq!(waiting("another", 899).await, (1, 0));
+    assert_eq!(waiting("n", 900).await, (0, 0), "it expired");
+    database.write(|tx| device_code_polled(tx, "d", second(5))).await;
+    let polled = DeviceCode { polled_at: Some(second(5)), ..device_code() };
     assert_eq!(database.read(|tx| device_code_fetch(tx, "d")).await, Some(polled.clone()));
     let approved = Decision::Approved(Uuid::from_u128(9));
     for (decision, first) in [(approved, true), (Decision::Declined, false)] {
         assert_eq!(database.write(move |tx| device_code_decide(tx, "u", decision, second(6))).await, first);
     }
+    assert_eq!(waiting("n", 6).await, (0, 0), "it was decided");
     let decided = DeviceCode { decision: Some(approved), ..polled };
     assert_eq!(database.read(|tx| device_code_by_user_code(tx, "u")).await, Some(decided));
     for there in [true, false] {
         assert_eq!(database.write(|tx| device_code_delete(tx, "d")).await, there);
     }
 
-    database.write(|tx| device_code_create(tx, &device_code(), "d", "u")).await;
+    database.write(|tx| device_code_create(tx, &device_code(), "n", "d", "u")).await;
     database.write(|tx| device_code_decide(tx, "u", Decision::Declined, second(6))).await;
     let declined = database.read(|tx| device_code_fetch(tx, "d")).await.unwrap();
     assert_eq!(declined.decision, Some(Decision::Declined));
+    assert_eq!(waiting("n", 6).await, (0, 0));
     database.write(|tx| session_forget_expired(tx, second(901))).await;
-    assert_eq!(database.read(device_code_count).await, 0);
+    assert_eq!(database.read(|tx| device_code_fetch(tx, "d")).await, None);
 }
 
 #[tokio::test]

@@ -170,7 +170,10 @@ async fn s8_available_machine_actions() {
     let place = Place::start().await;
     let _connection = place.online().await;
     let list = place.client.get(&place.path("/availableMachineActions")).await.expect_status(200);
-    let available = |action: &str, why_not: Option<&str>| json!({"action": action, "isAvailable": why_not.is_none(), "notSupportedReason": why_not});
+    let available = |action: &str, why_not: Option<&str>| {
+        let is_available = why_not.is_none();
+        json!({"action": action, "isAvailable": is_available, "notSupportedReason": why_not})
+    };
     let both = [available("RestrictCodeExecution", None), available("UnrestrictCodeExecution", None)];
     assert_eq!(list["value"], json!(both));
     let windows = Description { os_platform: "Windows11".to_owned(), ..Description::named("win-1") };

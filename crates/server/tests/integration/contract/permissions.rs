@@ -57,15 +57,15 @@ async fn s5_message_of_403() {
     let place = Place::with_people().await;
     let app = place.server.client(&[Permission::MachineReadAll, Permission::MachineReadWriteAll]).await;
     let message = app.restrict(&place.machine.id).await.expect_error(403, "Forbidden");
-    let expected = "Missing application roles. API required roles: Machine.RestrictExecution, application roles: \
-                    Machine.Read.All,Machine.ReadWrite.All.";
+    let expected = "Missing application roles. API required roles: Machine.RestrictExecution, \
+                    application roles: Machine.Read.All,Machine.ReadWrite.All.";
     assert_eq!(message, expected);
     place.role("all", &["Active remediation actions"], &["soc"]).await;
     place.account("ann", &["soc"]).await;
     let ann = place.sign_in("ann", &["Machine.Read"]).await;
     let message = ann.restrict(&place.machine.id).await.expect_error(403, "Forbidden");
-    let expected = "Missing application scopes. API required scopes: Machine.RestrictExecution, application scopes: \
-                    Machine.Read.";
+    let expected = "Missing application scopes. API required scopes: Machine.RestrictExecution, \
+                    application scopes: Machine.Read.";
     assert_eq!(message, expected);
 }
 
@@ -138,7 +138,10 @@ async fn s5_administrator() {
 #[tokio::test]
 async fn s5_rank_and_rules() {
     let place = Place::start().await;
-    let condition = |property: &str, operator: &str, value: &str| json!({"property": property, "operator": operator, "value": value});
+    let condition = |property: &str, operator: &str, value: &str| {
+        let condition = [("property", property), ("operator", operator), ("value", value)];
+        json!(std::collections::BTreeMap::from(condition))
+    };
     let save = async |name: &str, rank: u32, rule: Vec<Value>| {
         let group = json!({"name": name, "rank": rank, "rule": rule});
         place.client.put(&format!("{GROUPS}/{name}"), &group).await.expect_status(200)

@@ -284,7 +284,7 @@ async fn s1_expires_in() {
     let _connection = place.online().await;
     let action = place.client.post(&restrict(&place), &body("PT4H")).await.expect_status(201);
     place.client.wait_for(&action, "Succeeded").await;
-    // The time is what the machine enforces by itself; what the server does when it has come has tests of its own.
+    // The machine ends it by itself; what the server does when the time has come is tested elsewhere.
     let ends_at = &place.client.machine(&place.machine.id).await["executionRestriction"]["endsAt"];
     assert!(is_time(ends_at) && ends_at.as_str() > action["creationDateTimeUtc"].as_str(), "{ends_at}");
     let action = place.client.unrestrict(&place.machine.id).await.expect_status(201);

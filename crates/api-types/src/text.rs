@@ -29,7 +29,7 @@ fn text() -> ObjectBuilder {
 impl PartialSchema for Name {
     fn schema() -> RefOr<Schema> {
         let pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
-        text().pattern(Some(pattern)).max_length(Some(128)).examples(["responders"]).into()
+        text().pattern(Some(pattern)).max_length(Some(128)).examples(["Finance"]).into()
     }
 }
 

@@ -48,7 +48,7 @@ pub use machine_action::{Request, StoredReceipt, why_not};
 pub use machine_group::{MachineGroupDraft, MachineGroupPreview, SizedMachineGroup};
 pub use order::CurrentOrder;
 pub use policy::PolicyChange;
-pub use session::{CodeBinding, Granted, Poll};
+pub use session::{CodeBinding, DeviceBegun, Granted, Poll};
 pub use settings::Setting;
 pub use user::{UserChange, UserDraft};
 

@@ -391,8 +391,8 @@ impl ControlPlane {
     ) -> Result<Poll> {
         let digest = secret::digest(device_code);
         let (looked_up, id) = (digest.clone(), app.id);
-        let polled = self.0.store.read(move |tx| Ok::<_, Error>(polled(tx, &looked_up, id, now())?)).await?;
-        if let Polled::Answer(answer) = polled {
+        let found = self.0.store.read(move |tx| polled(tx, &looked_up, id, now())).await?;
+        if let Polled::Answer(answer) = found {
             return answer.into_result();
         }
         let (app, refresh) = (app.clone(), Refresh::generate()?);
@@ -401,7 +401,7 @@ impl ControlPlane {
             .write(move |tx| {
                 let at = now();
                 let session = match polled(tx, &digest, app.id, at)? {
-                    Polled::Answer(answer) => return Ok(answer),
+                    Polled::Answer(answer) => return Ok::<_, Error>(answer),
                     Polled::Waits => {
                         device_code_polled(tx, &digest, at)?;
                         return Ok(Outcome::Done(Poll::Pending));

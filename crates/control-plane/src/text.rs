@@ -37,7 +37,8 @@ pub(crate) fn user_groups(groups: Vec<String>) -> Result<Vec<String>> {
     if groups.len() > USER_GROUPS_MAX {
         return Err(Error::InvalidInput(format!("at most {USER_GROUPS_MAX} user groups are possible")));
     }
-    let mut groups = groups.iter().map(|group| name("a user group", group)).collect::<Result<Vec<_>>>()?;
+    let named = groups.into_iter().map(|group| name("a user group", &group));
+    let mut groups = named.collect::<Result<Vec<_>>>()?;
     groups.sort_unstable();
     groups.dedup();
     Ok(groups)

@@ -238,16 +238,15 @@ impl ControlPlane {
             found.await?.map_or((None, None), |(user, hash, known)| (Some((user, known)), Some(hash)));
         // An unknown account costs the same work, so that time does not tell which exist.
         let matches = verify(password.to_owned(), expected).await?;
-        let Some((user, from_known_network)) = user else {
-            // As long as counting the failure of one that is known.
+        let at = now();
+        let is_locked = |user: &User| user.locked_until.is_some_and(|until| at < until);
+        let user = user.filter(|(user, known)| user.is_enabled() && (*known || !is_locked(user)));
+        let Some((user, _)) = user else {
+            // As long as counting the failure of one that may try.
             self.0.store.write(|_| Ok::<_, Error>(())).await?;
             return Err(refused());
         };
-        let at = now();
-        let is_locked = user.locked_until.is_some_and(|until| at < until);
-        if (is_locked && !from_known_network) || !user.is_enabled() {
-            return Err(refused());
-        }
+        let is_locked = is_locked(&user);
         let id = user.id;
         let name = user.name.clone();
         self.0
@@ -337,4 +336,20 @@ async fn hashing<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 's
 
 fn fault(error: &dyn std::fmt::Display) -> Error {
     Error::Internal(StoreError::Unsupported(format!("a password cannot be hashed: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_behind_too_many() {
+        let places = u32::try_from(HASHING_OR_WAITING.available_permits()).unwrap();
+        let others = HASHING_OR_WAITING.try_acquire_many(places).unwrap();
+        let refused = hash("correct horse battery".to_owned()).await;
+        assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+        drop(others);
+        let hash = hash("correct horse battery".to_owned()).await.unwrap();
+        assert!(verify("correct horse battery".to_owned(), Some(hash)).await.unwrap());
+    }
 }

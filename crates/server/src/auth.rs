@@ -70,9 +70,11 @@ async fn authenticate(state: &AppState, headers: &HeaderMap) -> Result<Caller, A
             Bearer::User { app, name, scopes, groups }
         }
     };
-    state.control.caller(bearer).map_err(|error| match error {
-        Error::Unauthenticated(why) => realm.refuses(&why),
-        other => other.into(),
+    state.control.caller(bearer).map_err(|error| {
+        if let Error::Unauthenticated(why) = &error {
+            return realm.refuses(why);
+        }
+        error.into()
     })
 }
 

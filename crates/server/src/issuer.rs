@@ -15,12 +15,14 @@ mod client;
 mod client_key;
 mod credentials;
 mod keys;
+mod origin;
 mod page;
 mod refused;
 mod scope;
 mod sign_in;
 mod signing;
 
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -51,10 +53,13 @@ const VENDOR_AUDIENCES: [&str; 4] = [
 ];
 /// How long a token is valid.
 pub(crate) const TOKEN_VALIDITY: Duration = Duration::from_secs(60 * 60);
-/// Failed logins a minute from one network. Not counted per app: ids are no secret, so anybody could lock an app out.
+/// Failures a minute from one network, of each kind. Not counted per app: ids are no secret, so anybody could lock an
+/// app out.
 const FAILURES_PER_NETWORK: u32 = 30;
-/// Wrong passwords a minute for one account, whether it exists or not. The store locks it besides.
+/// Wrong passwords a minute for one account from one network, whether it exists or not. The store locks it besides.
 const FAILURES_PER_ACCOUNT: u32 = 10;
+/// Polls of devices a minute that come too early, from one network.
+const EARLY_POLLS_PER_NETWORK: u32 = 300;
 /// Devices a minute that begin to wait for a person, from one network.
 const DEVICE_CODES_PER_NETWORK: u32 = 30;
 
@@ -66,9 +71,14 @@ pub(crate) struct Issuer {
     audiences: Vec<String>,
     folder: KeyFolder,
     keys: RwLock<Arc<KeySet>>,
-    failures_by_network: Attempts<std::net::IpAddr>,
-    failures_by_account: Attempts<String>,
-    device_codes_by_network: Attempts<std::net::IpAddr>,
+    /// Unknown apps, wrong secrets, codes and refresh tokens: random numbers. What is right counts whatever others do.
+    secrets: Attempts<IpAddr>,
+    /// Codes of devices as people type them.
+    user_codes: Attempts<IpAddr>,
+    passwords: Attempts<IpAddr>,
+    passwords_of_account: Attempts<(String, IpAddr)>,
+    device_codes: Attempts<IpAddr>,
+    early_polls: Attempts<IpAddr>,
 }
 
 /// The two forms of tokens and token replies.
@@ -102,9 +112,12 @@ impl Issuer {
             audiences,
             folder,
             keys: RwLock::new(Arc::new(keys)),
-            failures_by_network: Attempts::new(FAILURES_PER_NETWORK),
-            failures_by_account: Attempts::new(FAILURES_PER_ACCOUNT),
-            device_codes_by_network: Attempts::new(DEVICE_CODES_PER_NETWORK),
+            secrets: Attempts::new(FAILURES_PER_NETWORK),
+            user_codes: Attempts::new(FAILURES_PER_NETWORK),
+            passwords: Attempts::new(FAILURES_PER_NETWORK),
+            passwords_of_account: Attempts::new(FAILURES_PER_ACCOUNT),
+            device_codes: Attempts::new(DEVICE_CODES_PER_NETWORK),
+            early_polls: Attempts::new(EARLY_POLLS_PER_NETWORK),
         })
     }
 

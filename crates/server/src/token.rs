@@ -199,8 +199,20 @@ pub(crate) struct ClaimNames<'a> {
 /// Claims that name a person, best first.
 const NAME_CLAIMS: [&str; 2] = ["upn", "preferred_username"];
 /// Claims that stand in tokens about people only.
-const PERSON_CLAIMS: [&str; 6] =
-    ["upn", "preferred_username", "unique_name", "email", "given_name", "family_name"];
+const PERSON_CLAIMS: [&str; 10] = [
+    "upn",
+    "preferred_username",
+    "unique_name",
+    "email",
+    "given_name",
+    "family_name",
+    "groups",
+    "auth_time",
+    "amr",
+    "acr",
+];
+/// Claims that stand in tokens of applications too, whatever else they were configured as.
+const COMMON_CLAIMS: [&str; 7] = ["iss", "sub", "oid", "appid", "azp", "client_id", "name"];
 
 /// What the claims of a verified token say of the caller, in the issuer's own words.
 #[derive(Debug, PartialEq, Eq)]
@@ -257,7 +269,11 @@ pub(crate) fn read_speaker<'a>(
     let client = client.ok_or_else(|| TokenFault::invalid("the token names no application"))?;
     let (subject, object) = (text(claims, "sub")?, text(claims, "oid")?);
     let scopes = read_scopes(claims)?;
-    let about_a_person = PERSON_CLAIMS.into_iter().any(|name| claims.contains_key(name));
+    let configured = names.name.into_iter().chain([names.groups]);
+    let about_a_person = PERSON_CLAIMS.into_iter().any(|name| claims.contains_key(name))
+        || configured
+            .filter(|name| *name != names.roles && !COMMON_CLAIMS.contains(name))
+            .any(|name| find(claims, name).is_some());
     let own_subject = subject == Some(client) || (scopes.is_empty() && object.is_some() && subject == object);
     let for_itself = match text(claims, "idtyp")? {
         Some("app") => true,
@@ -395,6 +411,10 @@ mod tests {
             json!({"azp": "c", "sub": "o", "oid": "o", "scp": "Machine.Read"}),
             json!({"azp": "c", "sub": "c", "upn": "ann@example.com"}),
             json!({"azp": "c", "sub": "c", "idtyp": "user"}),
+            json!({"azp": "c", "sub": "c", "groups": []}),
+            json!({"azp": "c", "sub": "c", "auth_time": 5}),
+            json!({"azp": "c", "sub": "c", "amr": ["pwd"]}),
+            json!({"azp": "c", "sub": "o", "oid": "o", "acr": "1", "roles": ["Machine.Read.All"]}),
             json!({"azp": "c", "oid": "o"}),
         ] {
             assert!(!is_app(&claims), "{claims}");
@@ -402,6 +422,21 @@ mod tests {
         assert!(speaker(&json!({"azp": "c", "sub": "c", "idtyp": "device"})).is_err());
         assert!(speaker(&json!({"azp": "c", "sub": "c", "nonce": "n"})).is_err());
         assert!(speaker(&json!({"azp": "c", "sub": "c", "cnf": {"jkt": "x"}})).is_err());
+    }
+
+    #[test]
+    fn claims_that_were_configured_for_people_are_about_people() {
+        let is_app = |name: &str, groups: &str, claims: &Value| {
+            let names = ClaimNames { roles: "/access/roles", groups, name: Some(name) };
+            let speaker = read_speaker(claims.as_object().unwrap(), names).unwrap();
+            matches!(speaker.kind, SpeakerKind::App { .. })
+        };
+        let claims = json!({"azp": "c", "sub": "c", "nick": "ann", "access": {"roles": [], "teams": ["soc"]}});
+        assert!(is_app("none", "none", &claims));
+        assert!(!is_app("nick", "none", &claims));
+        assert!(!is_app("none", "/access/teams", &claims));
+        // What every token has tells nothing.
+        assert!(is_app("sub", "/access/roles", &claims));
     }
 
     #[test]

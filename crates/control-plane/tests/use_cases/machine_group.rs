@@ -228,7 +228,7 @@ async fn a_preview_is_what_saving_then_does() {
 }
 
 #[tokio::test]
-async fn a_preview_names_no_machine_that_its_caller_may_not_see() {
+async fn groups_are_administered_by_who_sees_all_machines() {
     let deployment = Deployment::start(GENEROUS).await;
     Machine::join(&deployment, 1).await;
     Machine::join(&deployment, 2).await;
@@ -236,9 +236,14 @@ async fn a_preview_names_no_machine_that_its_caller_may_not_see() {
     deployment.role("admin", &[Right::ManagePortalSystemSettings], &["admins"]).await;
     let caller = deployment.person("ann@idp", &["admins"]);
     let draft = MachineGroupDraft { rank: Some(1), ..group_draft("labs", &[(NAME, STARTS, "lab")]) };
+    let preview = deployment.control.machine_group_preview(&caller, "labs", draft.clone()).await;
+    refused(preview, is_disallowed);
+    deployment.group("closed", &[(NAME, EQUALS, "lab-2")], &["admins"]).await;
+    let caller = deployment.person("ann@idp", &["admins"]);
     let preview = deployment.control.machine_group_preview(&caller, "labs", draft).await.unwrap();
+    let examples = [1, 2].map(|number| (MachineId([number; 20]), format!("lab-{number}")));
     assert_eq!((preview.machines, preview.joining), (2, 2));
-    assert_eq!(preview.examples, [(MachineId([1; 20]), "lab-1".to_owned())]);
+    assert_eq!(preview.examples, examples);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use control_plane::{UserChange, UserDraft};
 
 const PASSWORD: &str = "correct horse battery";
 const NETWORK: &str = "192.0.2.7";
+const ELSEWHERE: &str = "198.51.100.9";
 
 fn draft(name: &str, groups: &[&str]) -> UserDraft {
     UserDraft {
@@ -34,7 +35,7 @@ async fn an_account_is_made_changed_and_deleted() {
     let control = &deployment.control;
     let caller = operator();
     let (made, password) =
-        control.user_create(&caller, draft(" Ann@Example.org ", &["soc", "a", "soc"])).await.unwrap();
+        control.user_create(&caller, draft("Ann@Example.org", &["soc", "a", "soc"])).await.unwrap();
     assert_eq!((made.name.as_str(), made.display_name.as_str()), ("ann@example.org", "ann@example.org"));
     assert_eq!((made.groups.clone(), password), (texts(&["a", "soc"]), None));
     assert_eq!(control.user_fetch(&caller, "ANN@example.ORG").await.unwrap(), made);
@@ -112,7 +113,10 @@ async fn an_account_counts_as_it_is_at_each_call() {
     change(UserChange { enabled: Some(false), ..UserChange::default() }).await;
     refused(read(signed_in_at).await, is_unauthenticated);
     refused(control.user_authenticate("ann", PASSWORD, NETWORK).await, is_unauthenticated);
-    change(UserChange { enabled: Some(true), ..UserChange::default() }).await;
+    // What was granted before stays refused.
+    let enabled = change(UserChange { enabled: Some(true), ..UserChange::default() }).await;
+    refused(read(signed_in_at).await, is_unauthenticated);
+    let signed_in_at = enabled.password_changed_at.unix_seconds();
     read(signed_in_at).await.unwrap();
     control.user_authenticate("ann", PASSWORD, NETWORK).await.unwrap();
 
@@ -144,7 +148,7 @@ async fn ten_wrong_passwords_lock_an_account_until_it_gets_another() {
     control.user_create(&operator(), draft("ann", &[])).await.unwrap();
     let wrong = async |count: usize| {
         for _ in 0..count {
-            refused(control.user_authenticate("ann", "wrong", NETWORK).await, is_unauthenticated);
+            refused(control.user_authenticate("ann", "wrong", ELSEWHERE).await, is_unauthenticated);
         }
     };
     wrong(9).await;
@@ -153,9 +157,13 @@ async fn ten_wrong_passwords_lock_an_account_until_it_gets_another() {
     wrong(9).await;
     control.user_authenticate("ann", PASSWORD, NETWORK).await.unwrap();
     wrong(10).await;
-    let locked = refused(control.user_authenticate("ann", PASSWORD, NETWORK).await, is_unauthenticated);
-    let unknown = refused(control.user_authenticate("nobody", PASSWORD, NETWORK).await, is_unauthenticated);
+    let locked = refused(control.user_authenticate("ann", PASSWORD, ELSEWHERE).await, is_unauthenticated);
+    let unknown = refused(control.user_authenticate("nobody", PASSWORD, ELSEWHERE).await, is_unauthenticated);
     assert_eq!(locked, unknown);
+    // Not for the person, where the person signed in before; and that frees nobody else.
+    refused(control.user_authenticate("ann", "wrong", NETWORK).await, is_unauthenticated);
+    control.user_authenticate("ann", PASSWORD, NETWORK).await.unwrap();
+    refused(control.user_authenticate("ann", PASSWORD, ELSEWHERE).await, is_unauthenticated);
     let ann = control.user_fetch(&operator(), "ann").await.unwrap();
     assert!(ann.locked_until.unwrap() > Timestamp::from(std::time::SystemTime::now()));
     let lock = deployment.entries().await.into_iter().find(|entry| entry.operation == "user_lock").unwrap();

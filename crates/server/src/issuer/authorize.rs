@@ -9,7 +9,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use control_plane::CodeBinding;
+use control_plane::{CodeBinding, Error};
 use domain::app::{App, CLI_APP_ID};
 use domain::permission::Permission;
 use domain::session::Asked;
@@ -17,11 +17,11 @@ use zeroize::Zeroizing;
 
 use super::credentials::{Unreadable, once};
 use super::endpoints::require_tenant;
+use super::origin::Origin;
 use super::page::{Form, Page};
 use super::refused::{Refused, not_stored, whole_seconds};
 use super::sign_in::{SignInFault, sign_in};
 use super::{Version, client, scope};
-use crate::attempts;
 use crate::state::{AppState, now};
 use crate::tls::Peer;
 
@@ -59,9 +59,13 @@ pub(super) async fn submit_v1(
     state: State<AppState>,
     tenant: Path<String>,
     peer: Extension<Peer>,
+    origin: Origin,
     query: RawQuery,
     form: Result<Bytes, BytesRejection>,
 ) -> Response {
+    if origin.is_foreign(&state.config.public_url) {
+        return Fault::Page(Refused::foreign()).response();
+    }
     submit(Version::V1, &state, &tenant, &peer, query, form).await
 }
 
@@ -70,9 +74,13 @@ pub(super) async fn submit_v2(
     state: State<AppState>,
     tenant: Path<String>,
     peer: Extension<Peer>,
+    origin: Origin,
     query: RawQuery,
     form: Result<Bytes, BytesRejection>,
 ) -> Response {
+    if origin.is_foreign(&state.config.public_url) {
+        return Fault::Page(Refused::foreign()).response();
+    }
     submit(Version::V2, &state, &tenant, &peer, query, form).await
 }
 
@@ -136,6 +144,10 @@ async fn submit(
         Ok(code) => {
             tracing::info!(app = %app.id, user = %user.id, "a person signed in");
             back.send(&[("code", &code)])
+        }
+        Err(Error::Unauthenticated(_)) => {
+            let text = "The account was changed while the person signed in.";
+            back.refuse(&Refused::new(StatusCode::FORBIDDEN, "access_denied", 50_126, text))
         }
         Err(error) => back.refuse(&Refused::fault(&error)),
     }
@@ -251,11 +263,9 @@ async fn resolve(
         Parameters::read(query).map_err(|unreadable| Fault::Page(Refused::request(90_016, unreadable.0)))?;
     let client_id =
         parameters.client_id.as_deref().ok_or_else(|| Fault::Page(Refused::missing("client_id")))?;
-    let network = attempts::network(peer.address.ip());
-    issuer.failures_by_network.check(&network, now()).map_err(|many| Fault::Page(Refused::too_many(many)))?;
     let app = client::known(state, client_id).await.map_err(|refused| {
-        issuer.failures_by_network.fail(network, now());
-        Fault::Page(refused)
+        let is_unknown = refused.error == "unauthorized_client";
+        Fault::Page(if is_unknown { client::counted(state, peer, refused, now()) } else { refused })
     })?;
     let redirect_uri =
         parameters.redirect_uri.ok_or_else(|| Fault::Page(Refused::missing("redirect_uri")))?;

@@ -11,26 +11,33 @@ use crate::attempts;
 use crate::state::AppState;
 use crate::tls::Peer;
 
-/// The app that the credentials of a request belong to. Failures count for the caller's network.
+/// The app that the credentials of a request belong to. Only wrong ones count for the caller's network, and are refused
+/// when there were too many: others behind the same address never keep out an app that shows the right ones, which
+/// nobody guesses.
 pub(super) async fn authenticate(
     state: &AppState,
     request: &TokenRequest,
     peer: &Peer,
     now: Timestamp,
 ) -> Result<App, Refused> {
-    let network = attempts::network(peer.address.ip());
-    state.issuer.failures_by_network.check(&network, now).map_err(Refused::too_many)?;
-    let app = identified(state, request, now).await;
-    if let Err(refused) = &app
-        && matches!(refused.error, "invalid_client" | "unauthorized_client")
-    {
-        state.issuer.failures_by_network.fail(network, now);
-        tracing::warn!(address = %peer.address, "an application's login was refused");
-    }
-    app.map_err(|mut refused| {
+    identified(state, request, now).await.map_err(|mut refused| {
+        if !matches!(refused.error, "invalid_client" | "unauthorized_client") {
+            return refused;
+        }
         refused.challenge = request.by_header && refused.error == "invalid_client";
-        refused
+        counted(state, peer, refused, now)
     })
+}
+
+/// Counts something wrong for the caller's network; the refusal, or that of one that did too much wrong.
+pub(super) fn counted(state: &AppState, peer: &Peer, refused: Refused, now: Timestamp) -> Refused {
+    match state.issuer.secrets.begin(attempts::network(peer.address.ip()), now) {
+        Ok(()) => {
+            tracing::warn!(address = %peer.address, error = refused.error, "a login was refused");
+            refused
+        }
+        Err(too_many) => Refused::too_many(too_many),
+    }
 }
 
 async fn identified(state: &AppState, request: &TokenRequest, now: Timestamp) -> Result<App, Refused> {

@@ -9,6 +9,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use control_plane::{DeviceBegun, Error};
 use domain::session::{DEVICE_CODE_VALIDITY, DeviceCode, POLL_INTERVAL};
 use domain::time::Timestamp;
 use serde_json::json;
@@ -17,10 +18,11 @@ use zeroize::Zeroizing;
 use super::authorize::descriptions;
 use super::credentials::{TokenRequest, Unreadable, once};
 use super::endpoints::require_tenant;
+use super::origin::Origin;
 use super::page::{Form, Page};
 use super::refused::{Refused, not_stored, whole_seconds};
 use super::sign_in::{SignInFault, sign_in};
-use super::{Issuer, client, scope};
+use super::{Issuer, client, origin, scope};
 use crate::attempts::{self, TooMany};
 use crate::state::{AppState, now};
 use crate::tls::Peer;
@@ -54,14 +56,17 @@ async fn make(
     let asked = scope::asked_something(issuer, &app, resource, scope)?;
     // Every code is kept for a while, so codes count, not failures.
     let network = attempts::network(peer.address.ip());
-    issuer.device_codes_by_network.begin(network, now).map_err(Refused::too_many)?;
+    issuer.device_codes.begin(network, now).map_err(Refused::too_many)?;
     let address = peer.address.ip().to_canonical().to_string();
-    let made = state.control.device_code_create(&app, asked, address).await;
-    let made = made.map_err(|error| Refused::fault(&error))?;
-    let (device_code, user_code) = made.ok_or_else(|| {
-        tracing::warn!("too many devices wait to be approved");
-        Refused::unavailable()
-    })?;
+    let begun = state.control.device_code_create(&app, asked, address, network.to_string()).await;
+    let (device_code, user_code) = match begun.map_err(|error| Refused::fault(&error))? {
+        DeviceBegun::Waits { device_code, user_code } => (device_code, user_code),
+        DeviceBegun::TooManyOfNetwork => return Err(Refused::too_many_devices()),
+        DeviceBegun::TooMany => {
+            tracing::warn!("too many devices wait to be approved");
+            return Err(Refused::unavailable());
+        }
+    };
     tracing::info!(app = %app.id, address = %peer.address, "a device waits to be approved");
     let page = page_url(issuer);
     let reply = json!({
@@ -88,6 +93,7 @@ pub(super) async fn show(
     State(state): State<AppState>,
     Path(tenant): Path<String>,
     Extension(peer): Extension<Peer>,
+    origin: Origin,
     RawQuery(query): RawQuery,
 ) -> Response {
     if let Err(refused) = require_tenant(&state.issuer, &tenant) {
@@ -100,6 +106,10 @@ pub(super) async fn show(
     let Some(code) = code.filter(|code| !code.trim().is_empty()) else {
         return code_page(None).response(StatusCode::OK);
     };
+    if origin.is_foreign(&state.config.public_url) {
+        // A link on another site, or in a mail on one. The person goes on; a page that loads it unseen does not.
+        return code_form(None, &code).response(StatusCode::OK);
+    }
     match find(&state, &peer, &code).await {
         Ok(found) => found.page(None, "").response(StatusCode::OK),
         Err(fault) => fault.response(),
@@ -111,10 +121,14 @@ pub(super) async fn submit(
     State(state): State<AppState>,
     Path(tenant): Path<String>,
     Extension(peer): Extension<Peer>,
+    origin: Origin,
     form: Result<Bytes, BytesRejection>,
 ) -> Response {
     if let Err(refused) = require_tenant(&state.issuer, &tenant) {
         return Page::new("Sign in on a device").fault(refused.text()).response(refused.status);
+    }
+    if origin.is_foreign(&state.config.public_url) {
+        return code_page(Some(origin::FOREIGN)).response(StatusCode::FORBIDDEN);
     }
     let read = form
         .map_err(|rejection| Unreadable(rejection.body_text()))
@@ -146,9 +160,14 @@ async fn decide(state: &AppState, peer: &Peer, form: ApprovalForm) -> Result<Pag
                 Ok(user) => user,
                 Err(fault) => return Err(Fault::SignIn(Box::new(found), fault, name)),
             };
-            let approved = state.control.device_code_approve(&found.user_code, &found.app, &user).await;
-            if !approved.map_err(|error| Fault::of(&error))? {
-                return Err(Fault::UnknownCode);
+            match state.control.device_code_approve(&found.user_code, &found.app, &user).await {
+                Ok(true) => {}
+                Ok(false) => return Err(Fault::UnknownCode),
+                // The account was changed meanwhile.
+                Err(Error::Unauthenticated(_)) => {
+                    return Err(Fault::SignIn(Box::new(found), SignInFault::Wrong, name));
+                }
+                Err(error) => return Err(Fault::of(&error)),
             }
             tracing::info!(app = %found.app.id, user = %user.id, "a device was approved");
             let text = format!("{} is signed in. You can close this page and go back to it.", found.app.name);
@@ -174,7 +193,7 @@ enum Fault {
 }
 
 impl Fault {
-    fn of(error: &control_plane::Error) -> Self {
+    fn of(error: &Error) -> Self {
         tracing::error!(error = error as &dyn std::error::Error, "a device could not be looked up");
         Self::Unavailable
     }
@@ -213,7 +232,7 @@ impl Fault {
 /// The device that waits with a code. Wrong codes count, so that they cannot be guessed.
 async fn find(state: &AppState, peer: &Peer, user_code: &str) -> Result<Found, Fault> {
     let (network, now) = (attempts::network(peer.address.ip()), now());
-    let failures = &state.issuer.failures_by_network;
+    let failures = &state.issuer.user_codes;
     failures.begin(network, now).map_err(Fault::TooMany)?;
     let code = match state.control.device_code_waiting(user_code).await {
         Ok(Some(code)) => code,
@@ -251,6 +270,10 @@ impl Found {
 }
 
 fn code_page(fault: Option<&str>) -> Page {
+    code_form(fault, "")
+}
+
+fn code_form(fault: Option<&str>, code: &str) -> Page {
     const ATTRIBUTES: &str = "class=\"code\" autocomplete=\"off\" autocapitalize=\"characters\" spellcheck=\"false\" \
                               maxlength=\"16\" placeholder=\"XXXX-XXXX\"";
     let page = Page::new("Sign in on a device");
@@ -258,7 +281,7 @@ fn code_page(fault: Option<&str>) -> Page {
         Some(fault) => page.fault(fault),
         None => page,
     };
-    let form = Form::get("?").field("user_code", "The code that the device shows", "", ATTRIBUTES);
+    let form = Form::get("?").field("user_code", "The code that the device shows", code, ATTRIBUTES);
     page.form(form.plain_submit("Next"))
 }
 

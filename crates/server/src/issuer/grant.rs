@@ -142,8 +142,17 @@ impl Grant<'_> {
         let code = self.request.device_code.as_deref();
         // The vendor's old name of it.
         let code = code.or(self.request.code.as_deref()).ok_or_else(|| Refused::missing("device_code"))?;
-        let poll = self.state.control.device_code_poll(&app, code, self.narrowed(&app)?).await;
         let refused = |error, code, text: &str| Err(Refused::new(StatusCode::BAD_REQUEST, error, code, text));
+        let slow_down = || {
+            let text = "The device asks too often: wait 5 seconds longer between two requests from now on.";
+            refused("slow_down", 70_020, text)
+        };
+        let network = attempts::network(self.peer.address.ip());
+        let early_polls = &self.state.issuer.early_polls;
+        if early_polls.check(&network, self.now).is_err() {
+            return slow_down();
+        }
+        let poll = self.state.control.device_code_poll(&app, code, self.narrowed(&app)?).await;
         match poll.map_err(|error| self.not_granted(&error))? {
             Poll::Granted(granted) => self.tokens(&app, &granted),
             Poll::Pending => refused(
@@ -151,11 +160,10 @@ impl Grant<'_> {
                 70_016,
                 "The person has not approved this device yet. Ask again after the interval.",
             ),
-            Poll::SlowDown => refused(
-                "slow_down",
-                70_020,
-                "The device asks too often: the interval is 5 seconds longer from now on.",
-            ),
+            Poll::SlowDown => {
+                early_polls.fail(network, self.now);
+                slow_down()
+            }
             Poll::Declined => refused("access_denied", 65_004, "The person declined this device."),
             Poll::Expired => refused("expired_token", 70_019, "The code has expired. Begin again."),
         }
@@ -185,10 +193,7 @@ impl Grant<'_> {
 
     fn not_granted(&self, error: &Error) -> Refused {
         if let Error::Unauthenticated(why) = error {
-            // Codes and tokens cannot be guessed; this is for the log and the processor.
-            let network = attempts::network(self.peer.address.ip());
-            self.state.issuer.failures_by_network.fail(network, self.now);
-            return Refused::grant(why);
+            return client::counted(self.state, self.peer, Refused::grant(why), self.now);
         }
         if let Error::InvalidInput(why) = error {
             return Refused::scope(format!("The request is refused: {why}."));

@@ -103,6 +103,8 @@ impl Page {
         let policy = HeaderValue::from_str(&policy).unwrap_or(strictest);
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
         headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        // Without a referrer, browsers hide from us too that a form came from here.
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
         not_stored(response)
     }
 

@@ -10,6 +10,7 @@ use chrono::DateTime;
 use domain::time::Timestamp;
 use uuid::Uuid;
 
+use super::origin::FOREIGN;
 use crate::attempts::TooMany;
 
 /// Why there is no token, or no code.
@@ -66,6 +67,22 @@ impl Refused {
         );
         refused.retry_after = Some(too_many.retry_after);
         refused
+    }
+
+    /// Another site sent the form.
+    pub(super) fn foreign() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "access_denied", 90_016, FOREIGN)
+    }
+
+    /// Too many devices of the caller's network wait for a person.
+    pub(super) fn too_many_devices() -> Self {
+        let text =
+            "Too many devices of this network wait to be approved: approve or decline some, or try later.";
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self {
+            retry_after: Some(Duration::from_secs(60)),
+            ..Self::new(status, "temporarily_unavailable", 90_055, text)
+        }
     }
 
     pub(super) fn unavailable() -> Self {

@@ -1,7 +1,7 @@
 //! The check of a person's password, in front of which guesses are counted.
 //!
 //! An attempt counts before it is checked, and is taken back when it succeeds: attempts at the same time do not get past
-//! the count. Accounts that do not exist are counted like those that do. Names are not logged: people type passwords
+//! the count. Guesses from one network do not keep out whoever signs in from another. Accounts that do not exist are counted like those that do. Names are not logged: people type passwords
 //! into the wrong field.
 
 use domain::time::Timestamp;
@@ -65,13 +65,18 @@ pub(super) async fn sign_in(
     let issuer = &state.issuer;
     let network = attempts::network(peer.address.ip());
     let account: String = name.trim().to_lowercase().chars().take(NAME_CHARS_MAX).collect();
-    issuer.failures_by_network.begin(network, now).map_err(SignInFault::TooMany)?;
-    issuer.failures_by_account.begin(account.clone(), now).map_err(SignInFault::TooMany)?;
+    issuer.passwords.begin(network, now).map_err(SignInFault::TooMany)?;
+    let account = (account, network);
+    if let Err(too_many) = issuer.passwords_of_account.begin(account.clone(), now) {
+        // Refused without being checked: that takes nothing from the network's other accounts.
+        issuer.passwords.take_back(&network, now);
+        return Err(SignInFault::TooMany(too_many));
+    }
     let take_back = || {
-        issuer.failures_by_network.take_back(&network, now);
-        issuer.failures_by_account.take_back(&account, now);
+        issuer.passwords.take_back(&network, now);
+        issuer.passwords_of_account.take_back(&account, now);
     };
-    match state.control.user_authenticate(name, password).await {
+    match state.control.user_authenticate(name, password, &network.to_string()).await {
         Ok(user) => {
             take_back();
             Ok(user)
@@ -79,6 +84,11 @@ pub(super) async fn sign_in(
         Err(control_plane::Error::Unauthenticated(_)) => {
             tracing::warn!(address = %peer.address, "a person's sign-in was refused");
             Err(SignInFault::Wrong)
+        }
+        Err(control_plane::Error::Busy(why)) => {
+            take_back();
+            tracing::warn!(address = %peer.address, why, "a person's sign-in was put off");
+            Err(SignInFault::Unavailable)
         }
         Err(error) => {
             take_back();

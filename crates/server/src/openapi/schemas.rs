@@ -175,6 +175,7 @@ pub(super) fn example(schema: &Value) -> Value {
         return example(part);
     }
     match (type_name(schema), schema.get("format").and_then(Value::as_str)) {
+        (Some("array"), _) => schema.get("items").map_or_else(|| json!([]), |items| json!([example(items)])),
         _ if nullable => Value::Null,
         (Some("object"), _) => {
             let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
@@ -184,7 +185,6 @@ pub(super) fn example(schema: &Value) -> Value {
             });
             shown.map(|(name, property)| (name.clone(), example(property))).collect()
         }
-        (Some("array"), _) => schema.get("items").map_or_else(|| json!([]), |items| json!([example(items)])),
         (Some("boolean"), _) => false.into(),
         (Some("integer" | "number"), _) => schema.get("minimum").cloned().unwrap_or_else(|| 1.into()),
         (Some("string"), Some("uuid")) => "0d0c7b1e-9f55-4c0b-8f0e-2f7a6a1b3c4d".into(),

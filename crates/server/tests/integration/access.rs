@@ -110,7 +110,7 @@ async fn what_is_invisible_is_answered_byte_for_byte_as_what_is_unknown() {
 
 #[tokio::test]
 async fn lists_counts_and_bulk_calls_leave_out_what_is_invisible() {
-    let Scene { server, open, closed, callers, .. } = scene().await;
+    let Scene { server, open, closed, callers, _connections } = scene().await;
     for machine in [&open, &closed] {
         let action = server.admin().restrict(&machine.id).await.expect_status(201);
         server.admin().wait_for(&action, "Succeeded").await;
@@ -166,6 +166,15 @@ async fn what_an_administrator_changes_holds_for_the_next_request() {
     let message = reply.expect_error(401, "Unauthorized");
     assert_eq!(message, "The token is refused: the account is disabled");
     admin.patch(account, &json!({"enabled": true})).await.expect_status(200);
+    let message = ann.get(&path).await.expect_error(401, "Unauthorized");
+    assert!(message.ends_with("sign in again"), "{message}");
+    // As if signed in anew, in a later second.
+    let signed_in_at = |seconds: i64| {
+        server.forge(&ann.token, |claims| {
+            claims["auth_time"] = json!(claims["auth_time"].as_i64().unwrap() + seconds);
+        })
+    };
+    let ann = &ann.with_token(signed_in_at(600));
     ann.get(&path).await.expect_status(200);
 
     admin.patch(account, &json!({"groups": []})).await.expect_status(200);
@@ -184,10 +193,7 @@ async fn what_an_administrator_changes_holds_for_the_next_request() {
     ann.get(&path).await.expect_status(200);
 
     // A token that was signed in before the password was changed.
-    let old = server.forge(&ann.token, |claims| {
-        claims["auth_time"] = json!(claims["auth_time"].as_i64().unwrap() - 3600);
-    });
-    let message = ann.with_token(old).get(&path).await.expect_error(401, "Unauthorized");
+    let message = ann.with_token(signed_in_at(-3600)).get(&path).await.expect_error(401, "Unauthorized");
     assert!(message.contains("password was changed"), "{message}");
     admin.delete(account).await;
     let message = ann.get(&path).await.expect_error(401, "Unauthorized");

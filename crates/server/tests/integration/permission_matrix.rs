@@ -57,8 +57,8 @@ async fn permission_matrix() {
     let none = [server.sign_in("nobody", &Permission::ALL).await];
 
     let mut matrix = HEAD.to_owned();
-    writeln!(matrix, "{:69} app        right        scope      none", "").unwrap();
-    writeln!(matrix, "{:69} R W X B C  V A I S P B  R W X B C", "").unwrap();
+    writeln!(matrix, "{:70} app        right        scope      none", "").unwrap();
+    writeln!(matrix, "{:70} R W X B C  V A I S P B  R W X B C", "").unwrap();
     for route in ROUTES.iter() {
         let mut line = format!("{:6} {:62}", route.method.as_str(), route.path);
         for clients in [&apps[..], &rights, &scopes, &none] {

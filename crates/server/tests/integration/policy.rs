@@ -1,6 +1,6 @@
 //! Allow policies: applied, fetched, and sent to machines ahead of time.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::machine::Machine;
 use crate::harness::server::TestServer;
@@ -32,9 +32,72 @@ async fn what_is_applied_is_fetched() {
     let applied = admin.put(&path, &document).await.expect_status(200);
     assert_eq!((&applied["revision"], &applied["rules"]), (&json!(2), &rules));
     assert_eq!(applied["lastUpdateBy"], admin.app.as_str());
-    assert_eq!(admin.get(&path).await.expect_status(200), applied);
-    // Saying the same again changes nothing.
-    assert_eq!(admin.put(&path, &document).await.expect_status(200), applied);
+    let change = json!({
+        "name": "default", "fromRevision": 1, "toRevision": 2,
+        "profileBefore": "os+approved", "profileAfter": "os-only",
+        "added": rules, "removed": [], "changed": [], "machineGroups": ["Ungrouped machines (default)"],
+    });
+    assert_eq!(applied["change"], change);
+    let mut saved = applied.clone();
+    saved.as_object_mut().unwrap().remove("change");
+    assert_eq!(admin.get(&path).await.expect_status(200), saved);
+    // Saving the same again changes nothing.
+    let again = admin.put(&path, &document).await.expect_status(200);
+    assert_eq!((&again["revision"], &again["change"]["added"]), (&json!(2), &json!([])));
+    assert_eq!(admin.get(&path).await.expect_status(200), saved);
+}
+
+#[tokio::test]
+async fn a_dry_run_saves_nothing() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    let document =
+        json!({"name": "lab", "rules": [{"id": "a", "effect": "allow", "sha256": "ab".repeat(32)}]});
+    let path = format!("{POLICIES}/lab");
+    let tried = admin.put(&format!("{path}?dryRun=true"), &document).await.expect_status(200);
+    assert_eq!((&tried["revision"], &tried["change"]["fromRevision"]), (&json!(1), &Value::Null));
+    admin.get(&path).await.expect_error(404, "ResourceNotFound");
+    let applied = admin.put(&format!("{path}?dryRun=false"), &document).await.expect_status(200);
+    assert_eq!((&applied["digest"], &applied["change"]), (&tried["digest"], &tried["change"]));
+    for query in ["dryRun=yes", "dryrun=true", "dryRun=true&dryRun=true"] {
+        admin.put(&format!("{path}?{query}"), &document).await.expect_error(400, "InvalidInput");
+    }
+}
+
+#[tokio::test]
+async fn revisions_are_listed_and_compared() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    let path = format!("{POLICIES}/lab");
+    for (profile, digest) in [("os-only", "aa"), ("os-only", "bb"), ("survival-only", "bb")] {
+        let rules = json!([{"id": "a", "effect": "allow", "sha256": digest.repeat(32)}]);
+        let document = json!({"name": "lab", "profile": profile, "rules": rules});
+        admin.put(&path, &document).await.expect_status(200);
+    }
+    let list = admin.get(&format!("{path}/revisions")).await.expect_status(200);
+    let revisions: Vec<_> =
+        list["value"].as_array().unwrap().iter().map(|policy| &policy["revision"]).collect();
+    assert_eq!(revisions, [3, 2, 1]);
+    assert_eq!(list["value"][0], admin.get(&path).await.expect_status(200));
+    let newest = admin.get(&format!("{path}/diff")).await.expect_status(200);
+    assert_eq!((&newest["fromRevision"], &newest["profileAfter"]), (&json!(2), &json!("survival-only")));
+    assert_eq!(newest["changed"], json!([]));
+    let first = admin.get(&format!("{path}/diff?from=1&to=2")).await.expect_status(200);
+    let rule = |digest: &str| json!({"id": "a", "effect": "allow", "sha256": digest.repeat(32)});
+    assert_eq!(first["changed"], json!([{"before": rule("aa"), "after": rule("bb")}]));
+    assert_eq!(first["profileBefore"], Value::Null);
+    let whole = admin.get(&format!("{path}/diff?from=0")).await.expect_status(200);
+    assert_eq!((&whole["fromRevision"], &whole["added"]), (&Value::Null, &json!([rule("bb")])));
+    for query in ["from=x", "from=-1", "base=1"] {
+        admin.get(&format!("{path}/diff?{query}")).await.expect_error(400, "InvalidInput");
+    }
+    for path in [
+        format!("{path}/diff?to=9"),
+        format!("{POLICIES}/nowhere/diff"),
+        format!("{POLICIES}/nowhere/revisions"),
+    ] {
+        admin.get(&path).await.expect_error(404, "ResourceNotFound");
+    }
 }
 
 #[tokio::test]

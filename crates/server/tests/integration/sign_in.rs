@@ -7,13 +7,15 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cordon_server::config::Config;
 use domain::app::CLI_APP_ID;
 use domain::permission::Permission;
-use domain::session::{Asked, DeviceCode};
+use domain::session::{Asked, Decision, DeviceCode};
 use domain::time::Timestamp;
 use reqwest::Method;
 use reqwest::redirect::Policy;
 use serde_json::{Value, json};
 use sha2::Digest as _;
-use store::session::{device_code_create, session_by_refresh_handle, session_renew};
+use store::session::{
+    device_code_create, device_code_decide, device_code_fetch, session_by_refresh_handle, session_renew,
+};
 use uuid::Uuid;
 
 use crate::harness::client::{Client, Reply};
@@ -171,6 +173,26 @@ fn parameter(reply: &Reply, name: &str) -> Option<String> {
     let query = location.split_once('?')?.1;
     let found = form_urlencoded::parse(query.as_bytes()).find(|(known, _)| known == name);
     found.map(|(_, value)| value.into_owned())
+}
+
+/// A device that waits until a time.
+fn device_code(expires_at: Timestamp) -> DeviceCode {
+    DeviceCode {
+        app: CLI_APP_ID,
+        asked: Asked {
+            audience: VENDOR.to_owned(),
+            permissions: vec![Permission::MachineReadAll],
+            everything: false,
+            openid: false,
+            offline: false,
+        },
+        address: "192.0.2.7".to_owned(),
+        created_at: Timestamp::from_unix_seconds(1),
+        expires_at,
+        interval: Duration::from_secs(5),
+        polled_at: None,
+        decision: None,
+    }
 }
 
 fn digest(text: &str) -> String {
@@ -491,25 +513,10 @@ async fn a_device_is_declined_or_comes_too_late() {
     assert!(declined.status == 200 && declined.text.contains("Declined"), "{}", declined.text);
     assert_eq!(place.poll(&device).await.expect_status(400)["error"], "access_denied");
 
-    let at = Timestamp::from_unix_seconds(1);
-    let code = DeviceCode {
-        app: CLI_APP_ID,
-        asked: Asked {
-            audience: VENDOR.to_owned(),
-            permissions: vec![Permission::MachineReadAll],
-            everything: false,
-            openid: false,
-            offline: false,
-        },
-        address: "192.0.2.7".to_owned(),
-        created_at: at,
-        expires_at: at,
-        interval: Duration::from_secs(5),
-        polled_at: None,
-        decision: None,
-    };
+    let code = device_code(Timestamp::from_unix_seconds(1));
     let store = place.server.store();
-    let created = store.write(move |tx| device_code_create(tx, &code, &digest("late"), &digest("BBBBBBBB")));
+    let created =
+        store.write(move |tx| device_code_create(tx, &code, "n", &digest("late"), &digest("BBBBBBBB")));
     created.await.unwrap();
     assert_eq!(
         place.poll(&json!({"device_code": "late"})).await.expect_status(400)["error"],
@@ -529,9 +536,92 @@ async fn codes_of_devices_cannot_be_guessed() {
     }
     assert_eq!(statuses.first(), Some(&404));
     assert_eq!(statuses.last(), Some(&429), "{statuses:?}");
-    let device = place.post(place.url("/v2.0/devicecode"), &[("client_id", "x")]).await;
-    assert_eq!(device.status, 429);
-    assert!(device.headers.contains_key("retry-after"));
+    // Wrong codes keep nobody from the rest: who signs in, and apps.
+    let (app, secret) = place.app(false, &[CALLBACK]).await;
+    let code = place.code(&app, &[]).await;
+    place
+        .token(&[&redeem(&app, &code)[..], &[("client_secret", &secret.unwrap())]].concat())
+        .await
+        .expect_status(200);
+}
+
+#[tokio::test]
+async fn other_sites_spend_nobodys_attempts() {
+    let place = Place::start().await;
+    let (app, _) = place.app(true, &[CALLBACK]).await;
+    let device = place.device().await;
+    let code = device["user_code"].as_str().unwrap();
+    let elsewhere =
+        [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example"), ("origin", "null")];
+    for (name, value) in elsewhere {
+        let wrong = [("username", "ann@lab.example"), ("password", "wrong"), ("decision", "sign_in")];
+        for _ in 0..11 {
+            let request = place.browser.post(place.authorize(&app, &[])).header(name, value);
+            assert_eq!(Reply::of(request.form(&wrong)).await.status, 403, "{name}: {value}");
+        }
+        let decline = [("user_code", code), ("decision", "decline")];
+        let request = place.browser.post(place.url("/deviceauth")).header(name, value);
+        assert_eq!(Reply::of(request.form(&decline)).await.status, 403, "{name}: {value}");
+    }
+    for number in 0..40 {
+        let url = format!("{}?user_code=BCDF-{number}", place.url("/deviceauth"));
+        let reply = Reply::of(place.browser.get(url).header("sec-fetch-site", "cross-site")).await;
+        assert!(reply.status == 200 && reply.text.contains(&format!("value=\"BCDF-{number}\"")));
+    }
+    assert_eq!(place.poll(&device).await.expect_status(400)["error"], "authorization_pending");
+    let url = place.url("/deviceauth");
+    let form = [("user_code", code), ("decision", "decline")];
+    let request = place.browser.post(url).header("sec-fetch-site", "same-origin").header("origin", "null");
+    assert_eq!(Reply::of(request.form(&form)).await.status, 200);
+    let request = place.browser.post(place.authorize(&app, &[])).header("origin", place.server.url());
+    let right = [("username", "ann@lab.example"), ("password", PASSWORD), ("decision", "sign_in")];
+    assert_eq!(Reply::of(request.form(&right)).await.status, 303);
+    assert!(place.audited("user_lock").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_network_has_a_share_of_the_devices_that_wait() {
+    let place = Place::start().await;
+    let (cli, scope) = (CLI_APP_ID.to_string(), place.default_scope());
+    let form = [("client_id", cli.as_str()), ("scope", &scope)];
+    let store = place.server.store();
+    let created = store.write(|tx| {
+        for number in 0..60 {
+            // Ten are of another network, ten have expired.
+            let network = if number < 10 { "192.0.2.7" } else { "127.0.0.1" };
+            let expires = if number < 20 { 1 } else { 4_000_000_000 };
+            let code = device_code(Timestamp::from_unix_seconds(expires));
+            device_code_create(tx, &code, network, &number.to_string(), &number.to_string())?;
+        }
+        Ok::<_, store::StoreError>(())
+    });
+    created.await.unwrap();
+    let mut statuses = Vec::new();
+    for _ in 0..11 {
+        statuses.push(place.post(place.url("/v2.0/devicecode"), &form).await.status);
+    }
+    assert_eq!(statuses, [vec![200; 10], vec![429]].concat());
+    let decided = store.write(|tx| device_code_decide(tx, "30", Decision::Declined, Timestamp::default()));
+    assert!(decided.await.unwrap());
+    place.post(place.url("/v2.0/devicecode"), &form).await.expect_status(200);
+}
+
+#[tokio::test]
+async fn early_polls_change_nothing_and_are_counted() {
+    let place = Place::start().await;
+    let device = place.device().await;
+    assert_eq!(place.poll(&device).await.expect_status(400)["error"], "authorization_pending");
+    let digest = digest(device["device_code"].as_str().unwrap());
+    let store = place.server.store();
+    let fetched = async || {
+        let digest = digest.clone();
+        store.read(move |tx| device_code_fetch(tx, &digest)).await.unwrap()
+    };
+    let before = fetched().await;
+    for _ in 0..3 {
+        assert_eq!(place.poll(&device).await.expect_status(400)["error"], "slow_down");
+    }
+    assert_eq!(fetched().await, before);
 }
 
 #[tokio::test]

@@ -74,6 +74,10 @@ async fn what_a_patch_leaves_out_stays() {
         assert_eq!(changed[field], change[field]);
         let mut expected = before;
         expected[field] = change[field].clone();
+        if field == "enabled" {
+            // What was granted before is not to come back.
+            expected["passwordDateTimeUtc"] = changed["passwordDateTimeUtc"].clone();
+        }
         assert_eq!(changed, expected);
     }
     let changed = admin.patch(&path, &json!({"password": "a quite new password"})).await.expect_status(200);

@@ -124,9 +124,8 @@ async fn a_device_is_decided_once() {
     database.write(move |tx| device_code_create(tx, &created, "n", "d", "u")).await;
     let refused = database.store.write(|tx| device_code_create(tx, &device_code(), "n", "e", "u")).await;
     assert!(matches!(refused, Err(StoreError::Duplicate(_))), "{refused:?}");
-    let waiting = async |network, at| {
-        database.read(move |tx| device_code_count(tx, network, second(at))).await
-    };
+    let waiting =
+        async |network, at| database.read(move |tx| device_code_count(tx, network, second(at))).await;
     assert_eq!(waiting("n", 899).await, (1, 1));
     assert_eq!(waiting("another", 899).await, (1, 0));
     assert_eq!(waiting("n", 900).await, (0, 0), "it expired");

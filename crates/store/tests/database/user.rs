@@ -3,8 +3,8 @@
 use domain::user::User;
 use store::StoreError;
 use store::user::{
-    user_create, user_delete, user_failed, user_failures, user_fetch, user_list, user_password_set,
-    user_signed_in, user_update,
+    user_create, user_delete, user_failed, user_failures, user_fetch, user_list, user_network_known,
+    user_network_seen, user_password_set, user_signed_in, user_update,
 };
 use uuid::Uuid;
 
@@ -79,4 +79,26 @@ async fn wrong_passwords_are_counted_until_a_right_or_new_one() {
     let changed = User { password_changed_at: second(70), ..ada };
     assert_eq!(state().await, (0, changed, "new".to_owned()));
     assert_eq!(database.read(|tx| user_failures(tx, Uuid::nil())).await, 0);
+}
+
+#[tokio::test]
+async fn the_newest_networks_of_an_account_are_known() {
+    let database = Database::new();
+    let ada = user("ada", &[]);
+    let id = ada.id;
+    database.write(move |tx| user_create(tx, &ada, "x")).await;
+    let seen = async |network, at| {
+        database.write(move |tx| user_network_seen(tx, id, network, second(at), 2)).await;
+    };
+    let known = async |network, since| {
+        database.read(move |tx| user_network_known(tx, id, network, second(since))).await
+    };
+    for (network, at) in [("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
+        seen(network, at).await;
+    }
+    assert!(known("a", 3).await && !known("a", 4).await);
+    assert!(known("c", 0).await && !known("b", 0).await, "the oldest is forgotten");
+    assert!(database.write(move |tx| user_delete(tx, id)).await);
+    seen("a", 5).await;
+    assert!(!known("a", 0).await);
 }

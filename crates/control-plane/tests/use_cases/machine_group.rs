@@ -27,7 +27,7 @@ async fn ranks_are_kept_without_gaps() {
     let order = async || {
         let groups = ranked(control).await;
         let ranks: Vec<_> = groups.iter().map(|(_, rank, _)| *rank).collect();
-        let expected: Vec<_> = (1..groups.len() as u32).map(Some).chain([None]).collect();
+        let expected: Vec<_> = (1..u32::try_from(groups.len()).unwrap()).map(Some).chain([None]).collect();
         assert_eq!(ranks, expected);
         assert_eq!(groups.last().unwrap().0, UNGROUPED);
         groups.into_iter().take(ranks.len() - 1).map(|(name, _, _)| name).collect::<Vec<_>>().join(" ")

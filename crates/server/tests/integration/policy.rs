@@ -122,7 +122,7 @@ async fn a_machine_holds_the_policy_before_the_order_that_names_it() {
 async fn a_policy_that_makes_no_sense_is_refused() {
     let server = TestServer::start().await;
     let admin = server.admin();
-    let rule = |rule: serde_json::Value| json!({"name": "lab", "rules": [rule]});
+    let rule = |rule: Value| json!({"name": "lab", "rules": [rule]});
     let sha256 = "ab".repeat(32);
     for (body, code) in [
         (json!({}), "MissingRequiredParameter"),

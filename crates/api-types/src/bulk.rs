@@ -96,7 +96,9 @@ pub struct BulkPlan {
     #[schema(examples(117))]
     pub actions: u64,
     /// Why the call would be refused: it would change too many; null when it would not be.
-    #[schema(examples("This would change 120 machines; bulk calls of this caller may change 100 in an hour"))]
+    #[schema(examples(
+        "This would change 120 machines; bulk calls of this caller may change 100 in an hour"
+    ))]
     pub refusal: Option<String>,
     /// What would be refused on the machines, when it is known. Not known yet: always null.
     #[schema(value_type = Option<Object>)]

@@ -320,7 +320,9 @@ fn responses(route: &Route) -> Value {
     let mut responses = Map::new();
     if let Some(status) = docs.other_status {
         let mut other = reply.clone();
-        other["description"] = success(status).into();
+        if let Some(other) = other.as_object_mut() {
+            other.insert("description".to_owned(), success(status).into());
+        }
         responses.insert(status.to_string(), other);
     }
     responses.insert(docs.status.to_string(), reply);

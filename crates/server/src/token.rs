@@ -431,7 +431,8 @@ mod tests {
             let speaker = read_speaker(claims.as_object().unwrap(), names).unwrap();
             matches!(speaker.kind, SpeakerKind::App { .. })
         };
-        let claims = json!({"azp": "c", "sub": "c", "nick": "ann", "access": {"roles": [], "teams": ["soc"]}});
+        let claims =
+            json!({"azp": "c", "sub": "c", "nick": "ann", "access": {"roles": [], "teams": ["soc"]}});
         assert!(is_app("none", "none", &claims));
         assert!(!is_app("nick", "none", &claims));
         assert!(!is_app("none", "/access/teams", &claims));

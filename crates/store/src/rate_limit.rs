@@ -25,13 +25,7 @@ pub fn rate_limit_spend(
         "INSERT INTO rate_limit_call (operation, app, slot, call, at) VALUES ($1, $2, $3, $4, $5) \
          ON CONFLICT (operation, app, slot) DO UPDATE SET call = $4, at = $5",
     )?
-    .execute(params![
-        key.0,
-        key.1,
-        stored(CallLog::slot(limit, call)),
-        stored(call),
-        at.ticks()
-    ])?;
+    .execute(params![key.0, key.1, stored(CallLog::slot(limit, call)), stored(call), at.ticks()])?;
     Ok(())
 }
 

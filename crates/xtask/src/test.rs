@@ -37,7 +37,8 @@ pub(crate) fn run() -> Result<()> {
             report.failed += tests.failed;
         }
         report.step("the command line works against a real server and machine", || cli_test::run(&programs));
-        report.step("an ordinary client of the vendor's API works by two URLs", || client_test::run(&programs));
+        report
+            .step("an ordinary client of the vendor's API works by two URLs", || client_test::run(&programs));
         report.step("schemathesis finds nothing in the API that its document does not say", || {
             schemathesis::run(&programs)
         });

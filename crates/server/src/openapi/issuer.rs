@@ -83,7 +83,13 @@ fn tenant() -> Value {
 }
 
 /// An operation that needs no token.
-fn operation(id: &str, summary: &str, description: &str, parameters: &[Value], responses: Value) -> Value {
+fn operation(
+    id: &str,
+    summary: &str,
+    description: &str,
+    parameters: &[Value],
+    responses: impl Into<Value>,
+) -> Value {
     let parameters: Vec<Value> = [tenant()].into_iter().chain(parameters.iter().cloned()).collect();
     json!({
         "operationId": id,
@@ -92,15 +98,18 @@ fn operation(id: &str, summary: &str, description: &str, parameters: &[Value], r
         "description": description,
         "security": [],
         "parameters": parameters,
-        "responses": responses,
+        "responses": responses.into(),
     })
 }
 
 fn with_form(mut operation: Value, schema: &Value, example: &Value) -> Value {
-    operation["requestBody"] = json!({
+    let body = json!({
         "required": true,
         "content": {"application/x-www-form-urlencoded": {"schema": schema, "example": example}},
     });
+    if let Some(operation) = operation.as_object_mut() {
+        operation.insert("requestBody".to_owned(), body);
+    }
     operation
 }
 
@@ -109,15 +118,17 @@ fn answer(description: &str, headers: &[&str], content: Value) -> Value {
     for name in [&["x-request-id"], headers].concat() {
         names.insert(name.to_owned(), super::header_reference(name));
     }
-    let mut answer = json!({"description": description, "headers": names});
+    let mut answer = Map::new();
+    answer.insert("description".to_owned(), description.into());
+    answer.insert("headers".to_owned(), names.into());
     if !content.is_null() {
-        answer["content"] = content;
+        answer.insert("content".to_owned(), content);
     }
-    answer
+    answer.into()
 }
 
-fn json_content(schema: Value) -> Value {
-    json!({"application/json": {"schema": schema}})
+fn json_content(schema: impl Into<Value>) -> Value {
+    json!({"application/json": {"schema": schema.into()}})
 }
 
 fn refused(description: &str, headers: &[&str]) -> Value {
@@ -276,7 +287,7 @@ fn authorize_answers() -> Map<String, Value> {
 fn authorize_show(id: &str) -> Value {
     let description = "For browsers: an application sends a person here, and is sent a code in the end.";
     let query = authorize_query();
-    operation(id, "Show the page on which a person signs in", description, &query, authorize_answers().into())
+    operation(id, "Show the page on which a person signs in", description, &query, authorize_answers())
 }
 
 fn authorize_submit(id: &str) -> Value {
@@ -292,7 +303,7 @@ fn authorize_submit(id: &str) -> Value {
     let mut answers = authorize_answers();
     answers.insert("403".to_owned(), page("The name or password is wrong, or the account is locked", &[]));
     let description = "What the form of the page sends. The query is that of the page.";
-    let described = operation(id, "Sign in, or decline", description, &authorize_query(), answers.into());
+    let described = operation(id, "Sign in, or decline", description, &authorize_query(), answers);
     with_form(described, &schema, &form)
 }
 
@@ -350,7 +361,7 @@ fn device_show() -> Value {
         "schema": {"type": "string"}, "example": "BCDF-GHJK",
     });
     let summary = "Show the page on which a person approves a device";
-    operation("device_show", summary, "For browsers.", &[code], device_answers().into())
+    operation("device_show", summary, "For browsers.", &[code], device_answers())
 }
 
 fn device_submit() -> Value {
@@ -371,8 +382,7 @@ fn device_submit() -> Value {
     let mut answers = device_answers();
     answers.insert("403".to_owned(), page("The name or password is wrong, or the account is locked", &[]));
     let description = "What the form of the page sends.";
-    let described =
-        operation("device_submit", "Approve a device, or decline", description, &[], answers.into());
+    let described = operation("device_submit", "Approve a device, or decline", description, &[], answers);
     with_form(described, &schema, &form)
 }
 

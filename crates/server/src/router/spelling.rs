@@ -29,15 +29,23 @@ fn canonical_uri(uri: &Uri) -> Option<Uri> {
 
 fn canonical_path(path: &str) -> Option<String> {
     let path = path.strip_prefix('/')?;
-    let path = without_call(path.strip_suffix('/').unwrap_or(path));
-    let given: Vec<&str> = path.split('/').collect();
-    let (api, rest) = given.split_first()?;
-    let rest = match rest.split_first() {
-        Some((version, rest)) if version.eq_ignore_ascii_case("v1.0") => rest,
-        _ => rest,
-    };
-    let given: Vec<&str> = std::iter::once(api).chain(rest).copied().collect();
-    ROUTES.iter().find_map(|route| spelled(&without_call(route.path), &given))
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let (given, called) = (segments(path), without_call(path));
+    let called = segments(&called);
+    ROUTES.iter().find_map(|route| {
+        // A name may look like a call: only where there is one it is read as one.
+        let template = without_call(route.path);
+        spelled(&template, if template == route.path { &given } else { &called })
+    })
+}
+
+/// The segments of a path, without the version.
+fn segments(path: &str) -> Vec<&str> {
+    let mut segments: Vec<&str> = path.split('/').collect();
+    if segments.get(1).is_some_and(|version| version.eq_ignore_ascii_case("v1.0")) {
+        segments.remove(1);
+    }
+    segments
 }
 
 /// The path with an OData function call at its end as plain segments, in the order of the parameters' names:
@@ -118,6 +126,7 @@ mod tests {
                 Some("/api/machines/findbyip/::1/2026-11-23T11:38:59Z"),
             ),
             ("/api/machines/findbyip()", Some("/api/machines/findbyip()")),
+            ("/api/cordon/v1/roles/Team (tier=1)", Some("/api/cordon/v1/roles/Team (tier=1)")),
             ("/api/machines//restrictCodeExecution", None),
             ("/api//machines", None),
             ("/api/machines//", None),

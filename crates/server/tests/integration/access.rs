@@ -115,7 +115,7 @@ async fn lists_counts_and_bulk_calls_leave_out_what_is_invisible() {
         let action = server.admin().restrict(&machine.id).await.expect_status(201);
         server.admin().wait_for(&action, "Succeeded").await;
     }
-    for client in &callers {
+    for (before, client) in callers.iter().enumerate() {
         for path in [
             "/api/machines",
             "/api/machines?$filter=computerDnsName ne 'x'",
@@ -124,12 +124,14 @@ async fn lists_counts_and_bulk_calls_leave_out_what_is_invisible() {
             "/api/cordon/v1/executionEvents",
         ] {
             let list = client.get(path).await.expect_status(200);
-            assert_eq!(rows(&list), 1, "{path}");
+            // The caller before has made one more action.
+            let expected = if path.starts_with("/api/machineactions") { 1 + before } else { 1 };
+            assert_eq!(rows(&list), expected, "{path}");
             assert!(!list.to_string().contains(&closed.id), "{path}");
         }
-        for path in ["/api/machines/$count", "/api/machineactions/$count"] {
-            assert_eq!(client.get(path).await.text, "1", "{path}");
-        }
+        assert_eq!(client.get("/api/machines/$count").await.text, "1");
+        let actions = client.get("/api/machineactions/$count").await.text;
+        assert_eq!(actions, (1 + before).to_string());
         let list = client.get("/api/machines?$count=true&$filter=osPlatform eq 'Linux'").await;
         assert_eq!(list.body["@odata.count"], 1);
         let now = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ");

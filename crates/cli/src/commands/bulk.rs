@@ -123,7 +123,8 @@ pub(crate) async fn run(
     }
     if !arguments.yes {
         let reply: BulkReply = session.client.post(&path, &request).await?.decode()?;
-        if let Some(plan) = &reply.plan {
+        // A call that would be refused is not worth a question: it is sent, and says why.
+        if let Some(plan) = reply.plan.as_ref().filter(|plan| plan.refusal.is_none()) {
             confirm::ask(&question(verb, plan))?;
         }
     }
@@ -152,12 +153,14 @@ fn question(verb: &str, plan: &BulkPlan) -> String {
 fn planned(plan: &BulkPlan) -> String {
     record([
         ("machines", Some(plan.total.to_string())),
+        ("unknown", Some(plan.unknown.to_string())),
         ("online", Some(plan.online.to_string())),
         ("offline", Some(plan.offline.to_string())),
         ("unsupported", Some(plan.unsupported.to_string())),
         ("already restricted", Some(plan.already_restricted.to_string())),
         ("already in progress", Some(plan.already_active.to_string())),
         ("would get an action", Some(plan.actions.to_string())),
+        ("would be refused", plan.refusal.clone()),
     ])
 }
 

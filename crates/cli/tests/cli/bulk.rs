@@ -33,7 +33,7 @@ fn server(error: Option<&'static str>, ends: [&'static str; 2]) -> StandIn {
         if path.starts_with("/api/cordon/v1/machines/") {
             let is_dry = call.body.contains("\"DryRun\":true");
             let plan = json!({
-                "total": 120, "online": 112, "offline": 8, "unsupported": 2, "alreadyRestricted": 5,
+                "total": 120, "unknown": 0, "online": 112, "offline": 8, "unsupported": 2, "alreadyRestricted": 5,
                 "alreadyActive": 1, "actions": 117, "impact": null
             });
             let results = if is_dry { json!([]) } else { json!([result(1, None), result(2, error)]) };
@@ -67,6 +67,7 @@ fn a_dry_run_prints_the_counts() {
     let run = restrict(&server, &["--tag", "O'Hara", "--group", "Finance", "--dry-run"]);
     expect![[r#"
         machines             120
+        unknown              0
         online               112
         offline              8
         unsupported          2

@@ -223,10 +223,9 @@ impl Signer {
 
     fn sign(header: &Header, claims: &Value, key: &KeyPair) -> String {
         let pem = key.serialize_pem();
-        let key = match header.alg {
-            Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(pem.as_bytes()),
-            _ => EncodingKey::from_rsa_pem(pem.as_bytes()),
-        };
+        let is_on_a_curve = matches!(header.alg, Algorithm::ES256 | Algorithm::ES384);
+        let read = if is_on_a_curve { EncodingKey::from_ec_pem } else { EncodingKey::from_rsa_pem };
+        let key = read(pem.as_bytes());
         jsonwebtoken::encode(header, claims, &key.unwrap()).unwrap()
     }
 

@@ -178,7 +178,8 @@ fn action(machine: MachineId, rank: u32, wave: u32, now: Timestamp) -> (MachineA
         phase,
         machine,
         computer_dns_name: format!("{}-{rank:06}.prod.example", group_of(rank).1),
-        fence: Fence { store_epoch: 1, incarnation: 1, generation: u64::from(wave) + 1 },
+        // Of an epoch before: the orders of this one count their generations from the first.
+        fence: Fence { store_epoch: 0, incarnation: 1, generation: u64::from(wave) + 1 },
         requestor: match number {
             _ if is_rare => "alice@example.com".to_owned(),
             _ if number.is_multiple_of(3) => format!("playbook-{}", number % 40),

@@ -54,7 +54,7 @@ pub fn machine_fetch_many(tx: &Tx<'_>, ids: &[MachineId]) -> Result<Vec<Machine>
     ids.dedup();
     let mut machines = Vec::new();
     for chunk in ids.chunks(ROWS_MAX) {
-        let mut statement = tx.0.prepare(&format!(
+        let mut statement = tx.0.prepare_cached(&format!(
             "SELECT {COLUMNS} FROM machine WHERE id IN ({}) ORDER BY id",
             places(chunk.len())
         ))?;
@@ -282,7 +282,7 @@ pub fn machine_desire_many(
             values.push(end_of(desired, row.ends_at).into());
             values.push(row.group.into());
         }
-        let mut statement = tx.0.prepare(&desire_many(chunk.len()))?;
+        let mut statement = tx.0.prepare_cached(&desire_many(chunk.len()))?;
         let mut found = statement.query(params_from_iter(values))?;
         while let Some(row) = found.next()? {
             changed.push(parsed(row, "id")?);

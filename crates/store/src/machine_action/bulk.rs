@@ -25,7 +25,7 @@ pub fn machine_action_create_many(
         let values: Vec<_> = chunk.iter().map(|(action, order)| created(action, order)).collect();
         let columns = values.first().map_or(0, |row| row.len());
         let statement = format!("{CREATE} {}", rows(chunk.len(), columns));
-        tx.0.execute(&statement, params_from_iter(values.into_iter().flatten()))?;
+        tx.0.prepare_cached(&statement)?.execute(params_from_iter(values.into_iter().flatten()))?;
     }
     Ok(())
 }
@@ -40,7 +40,7 @@ pub fn machine_action_open_many(
 ) -> Result<Vec<MachineAction>, StoreError> {
     let mut actions = Vec::new();
     for chunk in machines.chunks(ROWS_MAX) {
-        let mut statement = tx.0.prepare(&format!(
+        let mut statement = tx.0.prepare_cached(&format!(
             "SELECT {COLUMNS} FROM machine_action WHERE machine IN ({}) AND open = 1",
             places(chunk.len())
         ))?;
@@ -70,7 +70,7 @@ pub fn machine_action_supersede_many(
             values.push(machine.to_string().into());
             values.push(format!("superseded by action {}", action.0).into());
         }
-        tx.0.execute(&supersede_many(chunk.len()), params_from_iter(values))?;
+        tx.0.prepare_cached(&supersede_many(chunk.len()))?.execute(params_from_iter(values))?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! they appear; its own spelling of a number is `?1`.
 
 use rusqlite::types::Value;
-use rusqlite::{CachedStatement, Connection, Params, Statement};
+use rusqlite::{CachedStatement, Connection, Params};
 
 /// The most rows that one statement takes: SQLite binds 32,766 values, the widest row has fewer than thirty.
 pub(crate) const ROWS_MAX: usize = 1000;
@@ -16,11 +16,6 @@ impl Sql<'_> {
     /// The statement, from the cache when it was used before.
     pub(crate) fn prepare_cached(&self, statement: &str) -> rusqlite::Result<CachedStatement<'_>> {
         self.0.prepare_cached(&statement.replace('$', "?"))
-    }
-
-    /// The statement, made anew: for those of many rows, which would push the others out of the cache.
-    pub(crate) fn prepare(&self, statement: &str) -> rusqlite::Result<Statement<'_>> {
-        self.0.prepare(&statement.replace('$', "?"))
     }
 
     /// Runs a statement once; how many rows it changed.
@@ -108,7 +103,7 @@ pub(crate) fn migrated() -> Connection {
 pub(crate) fn plan_of(statement: &str) -> String {
     let connection = migrated();
     let sql = Sql(&connection);
-    let mut statement = sql.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
+    let mut statement = sql.prepare_cached(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
     let mut rows = statement.raw_query();
     let mut steps: Vec<String> = Vec::new();
     while let Some(row) = rows.next().unwrap() {

@@ -129,6 +129,7 @@ impl ControlPlane {
         let names = machines.iter().map(|machine| (machine.id, machine.system.computer_dns_name.clone()));
         let names: Vec<(MachineId, String)> = names.collect();
         let mut rest = machines.into_iter();
+        let mut failure = None;
         loop {
             let batch: Vec<Machine> = rest.by_ref().take(BATCH).collect();
             if batch.is_empty() {
@@ -138,8 +139,11 @@ impl ControlPlane {
             match self.bulk_batch(caller, &job, batch).await {
                 Ok(of_batch) => outcomes.extend(of_batch),
                 Err(error) if is_first => return Err(error),
-                // What is committed is told: the rest has no outcome.
-                Err(_) => break,
+                // What is committed is told all the same, and the reason once.
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
             }
         }
         let not_tried =
@@ -147,7 +151,9 @@ impl ControlPlane {
         let known = names.into_iter().map(|(machine, name)| BulkResult {
             machine,
             computer_dns_name: Some(name),
-            outcome: outcomes.remove(&machine).unwrap_or_else(|| Err(not_tried())),
+            outcome: outcomes
+                .remove(&machine)
+                .unwrap_or_else(|| Err(failure.take().unwrap_or_else(not_tried))),
         });
         let unknown = unknown.into_iter().map(|machine| BulkResult {
             machine,

@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use crate::machine::resolve;
 use crate::order::{sign, signed_text};
-use crate::{Caller, ControlPlane, Error, Result, audit, machine_group, now};
+use crate::{Caller, ControlPlane, Error, Result, audit, now};
 
 /// How long it is until a restriction that has ended, and could not be lifted, is tried to be lifted again.
 const END_AGAIN_AFTER: Duration = Duration::from_secs(10 * 60);
@@ -196,7 +196,8 @@ impl ControlPlane {
     /// The policy that a call named, else that of the machine's group, else the default.
     fn policy_name_for(&self, machine: &Machine, named: Option<&str>) -> String {
         let access = self.0.access.snapshot();
-        let of_group = machine_group::policies(&access.machine_groups).get(&machine.group).copied();
+        let group = access.machine_groups.iter().find(|group| group.id == machine.group);
+        let of_group = group.and_then(|group| group.policy.as_deref());
         named.or(of_group).unwrap_or(AllowPolicy::DEFAULT_NAME).to_owned()
     }
 

@@ -1,7 +1,5 @@
 //! Machine groups: made, ranked, changed, deleted, previewed; and which machine is in which.
 
-use std::collections::HashMap;
-
 use domain::machine::{Machine, MachineId};
 use domain::machine_group::{
     CONDITIONS_MAX, Condition, Grouping, MachineAccess, MachineGroup, RuleFacts, VALUE_CHARS_MAX,
@@ -351,9 +349,4 @@ fn rule_facts(facts: &MachineFacts) -> RuleFacts<'_> {
         os_platform: &facts.os_platform,
         tags: &facts.tags,
     }
-}
-
-/// The name of the allow policy of each group that has one.
-pub(crate) fn policies(groups: &[MachineGroup]) -> HashMap<i64, &str> {
-    groups.iter().filter_map(|group| Some((group.id, group.policy.as_deref()?))).collect()
 }

@@ -63,10 +63,7 @@ pub(super) async fn submit_v1(
     query: RawQuery,
     form: Result<Bytes, BytesRejection>,
 ) -> Response {
-    if origin.is_foreign(&state.config.public_url) {
-        return Fault::Page(Refused::foreign()).response();
-    }
-    submit(Version::V1, &state, &tenant, &peer, query, form).await
+    submit(Version::V1, &state, &tenant, &peer, &origin, query, form).await
 }
 
 /// `POST /{tenant}/oauth2/v2.0/authorize`
@@ -78,10 +75,7 @@ pub(super) async fn submit_v2(
     query: RawQuery,
     form: Result<Bytes, BytesRejection>,
 ) -> Response {
-    if origin.is_foreign(&state.config.public_url) {
-        return Fault::Page(Refused::foreign()).response();
-    }
-    submit(Version::V2, &state, &tenant, &peer, query, form).await
+    submit(Version::V2, &state, &tenant, &peer, &origin, query, form).await
 }
 
 async fn show(
@@ -102,9 +96,13 @@ async fn submit(
     state: &AppState,
     tenant: &str,
     peer: &Peer,
+    origin: &Origin,
     RawQuery(query): RawQuery,
     form: Result<Bytes, BytesRejection>,
 ) -> Response {
+    if origin.is_foreign(&state.config.public_url) {
+        return Fault::Page(Refused::foreign()).response();
+    }
     let request = match resolve(version, state, tenant, peer, query.as_deref()).await {
         Ok(request) => request,
         Err(fault) => return fault.response(),

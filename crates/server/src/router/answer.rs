@@ -170,6 +170,9 @@ mod tests {
         let writer = log.clone();
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        // With one subscriber in the process, a thread that has none can switch a place off for all when it comes there
+        // first; with two, each is asked.
+        let _second = tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish());
         let _logged = tracing::subscriber::set_default(subscriber);
         let app = Uuid::from_u128(7);
         let handler = move || async move {

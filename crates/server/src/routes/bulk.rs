@@ -1,6 +1,7 @@
 //! Many machines restricted or unrestricted by one call.
 
 use api_types::bulk::{BulkError, BulkPlan, BulkReply, BulkRequest, BulkResult};
+use api_types::machine_action::ActionRequest;
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
@@ -11,7 +12,7 @@ use domain::machine_action::Kind;
 use store::list::MACHINES;
 
 use super::body::{Body, RequestBody};
-use super::request::{Wanted, Wishes};
+use super::request::Wishes;
 use crate::error::ApiError;
 use crate::query;
 use crate::state::AppState;
@@ -49,7 +50,7 @@ async fn change(
     kind: Kind,
 ) -> Result<(StatusCode, Json<BulkReply>), ApiError> {
     let targets = targets(body.machine_ids, body.filter)?;
-    let request = wishes.request(Wanted {
+    let request = wishes.request(ActionRequest {
         comment: body.comment,
         external_id: body.external_id,
         expires_in: body.expires_in,
@@ -101,6 +102,9 @@ fn result(result: control_plane::BulkResult) -> BulkResult {
         Ok(action) => (Some(action.0), None),
         Err(error) => {
             let error = ApiError::from(error);
+            if let Some(cause) = error.internal_cause() {
+                tracing::error!(machine = %result.machine, cause, "a part of a bulk call failed");
+            }
             (None, Some(BulkError { code: error.code().to_owned(), message: error.message().to_owned() }))
         }
     };

@@ -7,13 +7,13 @@ use axum::Json;
 use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use control_plane::{Caller, Request, TagChange};
+use control_plane::{Caller, TagChange};
 use domain::machine_action::Kind;
 use odata::Query;
 use store::list::{MACHINES, Page};
 
 use super::body::{Body, RequestBody};
-use super::request::{Wanted, Wishes};
+use super::request::Wishes;
 use crate::error::ApiError;
 use crate::query::{self, Base};
 use crate::state::{AppState, now};
@@ -116,7 +116,7 @@ pub(crate) async fn restrict(
     wishes: Wishes,
     Body(body): Body<ActionRequest>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let action = state.control.machine_restrict(&caller, &target, request(&wishes, body)?).await?;
+    let action = state.control.machine_restrict(&caller, &target, wishes.request(body)?).await?;
     made(&state, &base, &wishes, action).await
 }
 
@@ -128,17 +128,8 @@ pub(crate) async fn unrestrict(
     wishes: Wishes,
     Body(body): Body<ActionRequest>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let action = state.control.machine_unrestrict(&caller, &target, request(&wishes, body)?).await?;
+    let action = state.control.machine_unrestrict(&caller, &target, wishes.request(body)?).await?;
     made(&state, &base, &wishes, action).await
-}
-
-fn request(wishes: &Wishes, body: ActionRequest) -> Result<Request, ApiError> {
-    wishes.request(Wanted {
-        comment: body.comment,
-        external_id: body.external_id,
-        expires_in: body.expires_in,
-        policy: body.policy,
-    })
 }
 
 /// The reply with an action that was just made, or with what became of it when the caller wants to wait.

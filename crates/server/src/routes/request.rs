@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use api_types::duration;
+use api_types::machine_action::ActionRequest;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -38,17 +39,9 @@ impl<S: Sync> FromRequestParts<S> for Wishes {
     }
 }
 
-/// The parts of the body that all such requests have.
-pub(super) struct Wanted {
-    pub(super) comment: Option<String>,
-    pub(super) external_id: Option<String>,
-    pub(super) expires_in: Option<String>,
-    pub(super) policy: Option<String>,
-}
-
 impl Wishes {
     /// The use case's request.
-    pub(super) fn request(&self, wanted: Wanted) -> Result<Request, ApiError> {
+    pub(super) fn request(&self, body: ActionRequest) -> Result<Request, ApiError> {
         if self.is_ambiguous {
             return Err(ApiError::invalid_input("there are several Idempotency-Key headers"));
         }
@@ -56,15 +49,15 @@ impl Wishes {
             let text = key.to_str().map_err(|_not_text| "the Idempotency-Key header is not ASCII text");
             text.map(str::to_owned).map_err(ApiError::invalid_input)
         });
-        let expires_in = wanted.expires_in.map(|text| {
+        let expires_in = body.expires_in.map(|text| {
             duration::parse(&text).map_err(|why| ApiError::invalid_input(format!("ExpiresIn: {why}")))
         });
         Ok(Request {
-            comment: wanted.comment.unwrap_or_default(),
+            comment: body.comment.unwrap_or_default(),
             source: RequestSource::PublicApi,
-            external_id: wanted.external_id,
+            external_id: body.external_id,
             expires_in: expires_in.transpose()?,
-            policy: wanted.policy,
+            policy: body.policy,
             idempotency_key: key.transpose()?,
         })
     }

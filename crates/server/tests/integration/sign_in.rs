@@ -724,6 +724,9 @@ async fn no_log_holds_what_signs_in() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
+    // With one subscriber in the process, a thread that has none can switch a place off for all when it comes there
+    // first; with two, each is asked.
+    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish());
     // The test and the server run on this thread.
     let _logged = tracing::subscriber::set_default(subscriber);
     let place = Place::start().await;

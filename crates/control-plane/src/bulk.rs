@@ -1,7 +1,7 @@
 //! Restricting and unrestricting many machines by one call.
 //!
-//! The machines are taken a thousand at a time: one statement each for what is wanted of them, their actions, and the
-//! audit log. A machine that changed between reading and writing is read again. What one caller may change in an hour
+//! The machines are taken a thousand at a time, each time in one transaction, while the orders of the next thousand are
+//! signed. A machine that changed between reading and writing is read again. What one caller may change in an hour
 //! is limited, unless it holds the right *Bulk remediation*.
 
 use std::collections::{HashMap, HashSet};
@@ -19,11 +19,12 @@ use store::audit_entry::audit_entry_create_many;
 use store::list::machine_list;
 use store::machine::{DesireRow, machine_desire_many, machine_fetch_many, machine_group_sizes};
 use store::machine_action::{
-    bulk_machines, machine_action_by_idempotency_key, machine_action_create_many, machine_action_open_many,
-    machine_action_supersede_many,
+    bulk_machines, machine_action_by_idempotency_key_many, machine_action_create_many,
+    machine_action_open_many, machine_action_supersede_many,
 };
 use store::policy::policy_names;
 use store::{StoreError, Tx, store_epoch_fetch};
+use tokio::task::{JoinError, JoinHandle};
 use uuid::Uuid;
 
 use crate::machine_action::{is_made_by, known_policy, operation, require_capable};
@@ -118,7 +119,7 @@ impl ControlPlane {
         // It may have waited long: what was revoked meanwhile does not count.
         let caller = &self.caller_again(caller)?;
         caller.require(Requirement::RESTRICT)?;
-        let (machines, unknown) = self.bulk_targets(caller, bulk.targets).await?;
+        let (mut machines, unknown) = self.bulk_targets(caller, bulk.targets).await?;
         self.require_within_limit(caller, bulk.kind, &machines).await?;
         if let Some(policy) = request.policy.clone() {
             self.0.store.read(move |tx| known_policy(tx, &policy)).await?;
@@ -128,17 +129,22 @@ impl ControlPlane {
         let mut outcomes = HashMap::with_capacity(machines.len());
         let names = machines.iter().map(|machine| (machine.id, machine.system.computer_dns_name.clone()));
         let names: Vec<(MachineId, String)> = names.collect();
+        // Neighbors in the database, so that a page of it is changed once.
+        machines.sort_unstable_by_key(|machine| machine.id);
         let mut rest = machines.into_iter();
         let mut failure = None;
-        loop {
-            let batch: Vec<Machine> = rest.by_ref().take(BATCH).collect();
-            if batch.is_empty() {
-                break;
-            }
-            let is_first = outcomes.is_empty();
-            match self.bulk_batch(caller, &job, batch).await {
+        let mut next = self.bulk_sign_ahead(&job, &mut rest);
+        while let Some(signing) = next {
+            let signed = signing.await;
+            // The next batch is signed while this one is written.
+            next = self.bulk_sign_ahead(&job, &mut rest);
+            let written = match joined(signed) {
+                Ok(signed) => self.bulk_batch(caller, &job, signed).await,
+                Err(error) => Err(error),
+            };
+            match written {
                 Ok(of_batch) => outcomes.extend(of_batch),
-                Err(error) if is_first => return Err(error),
+                Err(error) if outcomes.is_empty() => return Err(error),
                 // What is committed is told all the same, and the reason once.
                 Err(error) => {
                     failure = Some(error);
@@ -279,22 +285,37 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Begins to sign the next batch of the rest; none when nothing is left.
+    fn bulk_sign_ahead(
+        &self,
+        job: &Arc<Job>,
+        rest: &mut std::vec::IntoIter<Machine>,
+    ) -> Option<JoinHandle<Result<SignedBatch>>> {
+        let batch: Vec<Machine> = rest.take(BATCH).collect();
+        if batch.is_empty() {
+            return None;
+        }
+        let (control, job) = (self.clone(), Arc::clone(job));
+        Some(tokio::spawn(async move { control.bulk_signed(&job, batch).await }))
+    }
+
+    /// A batch with its orders. Signatures take the time of a processor: not that of the thread that writes.
+    async fn bulk_signed(&self, job: &Arc<Job>, batch: Vec<Machine>) -> Result<SignedBatch> {
+        let given = self.0.store.read(given).await?;
+        let (control, job) = (self.clone(), Arc::clone(job));
+        joined(tokio::task::spawn_blocking(move || Ok(control.bulk_sign(&job, given, batch))).await)
+    }
+
     /// Changes a batch of machines in one transaction, and again those that changed meanwhile.
     async fn bulk_batch(
         &self,
         caller: &Caller,
         job: &Arc<Job>,
-        mut batch: Vec<Machine>,
+        mut signed: SignedBatch,
     ) -> Result<HashMap<MachineId, Result<MachineActionId>>> {
-        let mut outcomes = HashMap::with_capacity(batch.len());
-        for _ in 0..TRIES_MAX {
-            // Signatures take the time of a processor: not that of the thread that writes.
-            let given = self.0.store.read(given).await?;
-            let (control, for_signing) = (self.clone(), Arc::clone(job));
-            let signed = tokio::task::spawn_blocking(move || control.bulk_sign(&for_signing, given, batch));
-            let signed = signed.await.map_err(|error| {
-                Error::Internal(StoreError::Unsupported(format!("signing stopped: {error}")))
-            })?;
+        let mut outcomes = HashMap::with_capacity(signed.orders.len() + signed.refused.len());
+        let mut tries = 0;
+        loop {
             outcomes.extend(signed.refused);
             let (for_writing, orders, policies) = (Arc::clone(job), signed.orders, signed.policies);
             let written = self.0.store.write(move |tx| write(tx, &for_writing, orders, &policies)).await?;
@@ -313,12 +334,16 @@ impl ControlPlane {
                 self.0.store.read_list(move |tx| machines_by_id(tx, &again, &access)).await?;
             let unknown = |id: MachineId| Error::NotFound { entity: "Machine", id: id.to_string() };
             outcomes.extend(gone.into_iter().map(|id| (id, Err(unknown(id)))));
-            batch = machines;
+            tries += 1;
+            if tries == TRIES_MAX {
+                let busy = || {
+                    Error::BadRequest("the machine is changed by others at this moment: try again".to_owned())
+                };
+                outcomes.extend(machines.into_iter().map(|machine| (machine.id, Err(busy()))));
+                return Ok(outcomes);
+            }
+            signed = self.bulk_signed(job, machines).await?;
         }
-        let busy =
-            || Error::BadRequest("the machine is changed by others at this moment: try again".to_owned());
-        outcomes.extend(batch.into_iter().map(|machine| (machine.id, Err(busy()))));
-        Ok(outcomes)
     }
 
     /// The actions of a batch with their signed orders, and the machines that cannot have one.
@@ -346,6 +371,12 @@ impl ControlPlane {
         }
         SignedBatch { orders, refused, policies: given.policies }
     }
+}
+
+/// What a task answered, unless it stopped.
+fn joined<T>(ended: std::result::Result<Result<T>, JoinError>) -> Result<T> {
+    let stopped = |error| Error::Internal(StoreError::Unsupported(format!("signing stopped: {error}")));
+    ended.map_err(stopped)?
 }
 
 /// What orders are signed with, as it is at one moment.
@@ -408,12 +439,16 @@ fn write(tx: &Tx<'_>, job: &Job, signed: Vec<Signed>, policies: &Policies) -> Re
         written.again = ids;
         return Ok(written);
     }
+    let made = match &job.request.idempotency_key {
+        Some(key) => by_machine(machine_action_by_idempotency_key_many(tx, &job.requestor, key, &ids)?),
+        None => HashMap::new(),
+    };
     let open = open_of(tx, &ids)?;
     let mut wanted = Vec::with_capacity(signed.len());
     for signed in signed {
         let machine = signed.action.machine;
-        if let Some(made) = made_before(tx, job, machine)? {
-            written.outcomes.push((machine, made));
+        if let Some(made) = made.get(&machine) {
+            written.outcomes.push((machine, job.made_before(made)));
         } else if let Some(same) = open.get(&machine).filter(|open| open.kind == job.kind) {
             written.outcomes.push((machine, Err(Error::ActiveAction(same.id))));
         } else {
@@ -467,30 +502,28 @@ impl Job {
             detail: format!("action {}, {:?}, bulk {}", action.id.0, action.comment, self.id),
         }
     }
-}
 
-/// The action that an earlier call with the same key made of this machine, if that asked for the same.
-fn made_before(tx: &Tx<'_>, job: &Job, machine: MachineId) -> Result<Option<Result<MachineActionId>>> {
-    let Some(key) = &job.request.idempotency_key else { return Ok(None) };
-    let made = machine_action_by_idempotency_key(tx, &job.requestor, key, Some(machine))?;
-    Ok(made.map(|made| {
-        if made.bulk.is_some() && is_made_by(&made, job.kind, &job.request) {
-            Ok(made.id)
-        } else {
-            Err(Error::InvalidInput(format!(
-                "the Idempotency-Key was used for another request, which made action {}",
-                made.id.0
-            )))
+    /// The action that an earlier call with the same key made, if that asked for the same.
+    fn made_before(&self, made: &MachineAction) -> Result<MachineActionId> {
+        if made.bulk.is_some() && is_made_by(made, self.kind, &self.request) {
+            return Ok(made.id);
         }
-    }))
+        Err(Error::InvalidInput(format!(
+            "the Idempotency-Key was used for another request, which made action {}",
+            made.id.0
+        )))
+    }
 }
 
 fn open_of(
     tx: &Tx<'_>,
     ids: &[MachineId],
 ) -> std::result::Result<HashMap<MachineId, MachineAction>, StoreError> {
-    let open = machine_action_open_many(tx, ids)?;
-    Ok(open.into_iter().map(|action| (action.machine, action)).collect())
+    Ok(by_machine(machine_action_open_many(tx, ids)?))
+}
+
+fn by_machine(actions: Vec<MachineAction>) -> HashMap<MachineId, MachineAction> {
+    actions.into_iter().map(|action| (action.machine, action)).collect()
 }
 
 fn machines_by_id(

@@ -409,7 +409,7 @@ fn made_before(
     request: &Request,
 ) -> Result<Option<MachineAction>> {
     let Some(key) = &request.idempotency_key else { return Ok(None) };
-    let Some(made) = machine_action_by_idempotency_key(tx, requestor, key, None)? else { return Ok(None) };
+    let Some(made) = machine_action_by_idempotency_key(tx, requestor, key)? else { return Ok(None) };
     if made.machine != machine.id || made.bulk.is_some() || !is_made_by(&made, kind, request) {
         return Err(Error::InvalidInput(format!(
             "the Idempotency-Key was used for another request, which made action {}",

@@ -6,10 +6,11 @@ use rusqlite::types::Value;
 use rusqlite::{OptionalExtension as _, params, params_from_iter};
 
 use crate::row::time;
-use crate::sql::{Conditions, ROWS_MAX, rows};
+use crate::sql::Conditions;
 use crate::{StoreError, Tx};
 
-const CREATED: &str = "INSERT INTO audit_entry (at, actor, operation, subject, detail) VALUES";
+const CREATE: &str =
+    "INSERT INTO audit_entry (at, actor, operation, subject, detail) VALUES ($1, $2, $3, $4, $5)";
 
 /// Which entries are listed: those that meet all that is given.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -35,14 +36,7 @@ pub struct AuditFilter {
 /// # Errors
 /// [`StoreError`].
 pub fn audit_entry_create(tx: &Tx<'_>, entry: &AuditEntry) -> Result<(), StoreError> {
-    tx.0.prepare_cached(&format!("{CREATED} ($1, $2, $3, $4, $5)"))?.execute(params![
-        entry.at.ticks(),
-        entry.actor,
-        entry.operation,
-        entry.subject,
-        entry.detail
-    ])?;
-    Ok(())
+    audit_entry_create_many(tx, std::slice::from_ref(entry))
 }
 
 /// Writes many entries.
@@ -50,12 +44,9 @@ pub fn audit_entry_create(tx: &Tx<'_>, entry: &AuditEntry) -> Result<(), StoreEr
 /// # Errors
 /// [`StoreError`].
 pub fn audit_entry_create_many(tx: &Tx<'_>, entries: &[AuditEntry]) -> Result<(), StoreError> {
-    for chunk in entries.chunks(ROWS_MAX) {
-        let values = chunk.iter().flat_map(|entry| {
-            let texts = [&entry.actor, &entry.operation, &entry.subject, &entry.detail];
-            std::iter::once(Value::from(entry.at.ticks())).chain(texts.map(|text| Value::from(text.clone())))
-        });
-        tx.0.execute(&format!("{CREATED} {}", rows(chunk.len(), 5)), params_from_iter(values))?;
+    let mut statement = tx.0.prepare_cached(CREATE)?;
+    for AuditEntry { at, actor, operation, subject, detail } in entries {
+        statement.execute(params![at.ticks(), actor, operation, subject, detail])?;
     }
     Ok(())
 }

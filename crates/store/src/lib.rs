@@ -3,8 +3,8 @@
 //! Owns the database. Functions are named `noun_verb` and take a [`Tx`], so that a use case decides what belongs into
 //! one transaction. Deliberately knows no rules: those are in `domain` and `control-plane`.
 //!
-//! One thread writes, in batches that share one commit; a few connections read. What [`Store::write`] has answered is
-//! on the disk (`synchronous=FULL`).
+//! One thread writes, in batches that share one commit; a few connections read; another thread moves what was
+//! committed from the log into the database. What [`Store::write`] has answered is on the disk (`synchronous=FULL`).
 #![forbid(unsafe_code)]
 
 pub mod list;
@@ -14,6 +14,7 @@ pub mod machine_action;
 mod access;
 pub mod app;
 pub mod audit_entry;
+mod checkpoint;
 pub mod enrollment_token;
 mod error;
 pub mod execution_event;
@@ -34,6 +35,7 @@ use std::path::Path;
 
 pub use error::StoreError;
 
+use checkpoint::Checkpoints;
 use reader::Readers;
 use sql::Sql;
 use writer::Writer;
@@ -69,7 +71,8 @@ impl Store {
         configure(&connection)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         migrations::run(&mut connection)?;
-        Ok(Self { writer: Writer::start(connection)?, readers: Readers::open(path)? })
+        let checkpoints = Checkpoints::start(&connection, path)?;
+        Ok(Self { writer: Writer::start(connection, checkpoints)?, readers: Readers::open(path)? })
     }
 
     /// Runs `job` in a transaction and answers once it is on the disk. A job that fails changes nothing; jobs that

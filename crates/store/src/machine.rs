@@ -9,11 +9,10 @@ use domain::machine::{Capabilities, IpAddress, Machine, MachineId, System};
 use domain::machine_group::MachineAccess;
 use domain::restriction::{Desired, Reported, Restriction, Tier};
 use domain::time::Timestamp;
-use rusqlite::types::Value;
 use rusqlite::{OptionalExtension as _, Row, params, params_from_iter};
 
 use crate::row::{count, parsed, parsed_or_none, stored, time, time_or_none};
-use crate::sql::{ROWS_MAX, places, typed_rows};
+use crate::sql::{ROWS_MAX, places};
 use crate::{StoreError, Tx, access};
 
 mod address;
@@ -260,8 +259,8 @@ pub struct DesireRow {
     pub group: i64,
 }
 
-/// Like [`machine_desire`], for many machines, of which none is named twice. The ids of those that were changed, in no
-/// particular order: the others are gone, or somebody else changed what is wanted of them meanwhile.
+/// Like [`machine_desire`], for many machines, of which none is named twice. The ids of those that were changed, in
+/// the order given: the others are gone, or somebody else changed what is wanted of them meanwhile.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -270,38 +269,29 @@ pub fn machine_desire_many(
     desired: Desired,
     rows: &[DesireRow],
 ) -> Result<Vec<MachineId>, StoreError> {
-    let mut changed = Vec::new();
-    for chunk in rows.chunks(ROWS_MAX) {
-        let mut values: Vec<Value> = vec![i64::from(desired == Desired::Restricted).into()];
-        for row in chunk {
-            let (name, digest) = row.policy.clone().unzip();
-            values.push(row.id.to_string().into());
-            values.push(stored(row.generation_before).into());
-            values.push(name.into());
-            values.push(digest.map(|digest| digest.to_string()).into());
-            values.push(end_of(desired, row.ends_at).into());
-            values.push(row.group.into());
-        }
-        let mut statement = tx.0.prepare_cached(&desire_many(chunk.len()))?;
-        let mut found = statement.query(params_from_iter(values))?;
-        while let Some(row) = found.next()? {
-            changed.push(parsed(row, "id")?);
+    let mut statement = tx.0.prepare_cached(DESIRE_IF_UNCHANGED)?;
+    let mut changed = Vec::with_capacity(rows.len());
+    for DesireRow { id, generation_before, policy, ends_at, group } in rows {
+        let rows = statement.execute(params![
+            id.to_string(),
+            i64::from(desired == Desired::Restricted),
+            policy.as_ref().map(|(name, _)| name),
+            policy.as_ref().map(|(_, digest)| digest.to_string()),
+            end_of(desired, *ends_at),
+            stored(*generation_before),
+            group
+        ])?;
+        if rows == 1 {
+            changed.push(*id);
         }
     }
     Ok(changed)
 }
 
-fn desire_many(rows: usize) -> String {
-    let rows = typed_rows(2, rows, &["TEXT", "BIGINT", "TEXT", "TEXT", "BIGINT", "BIGINT"]);
-    format!(
-        "WITH wanted (machine, generation, new_name, new_digest, new_end, old_group) AS (VALUES {rows}) \
-         UPDATE machine SET desired_restricted = $1, desired_generation = desired_generation + 1, \
-         wanted_generation = desired_generation + 1, policy_name = coalesce(wanted.new_name, policy_name), \
-         policy_digest = coalesce(wanted.new_digest, policy_digest), ends_at = wanted.new_end FROM wanted \
-         WHERE id IN (SELECT machine FROM wanted) AND id = wanted.machine \
-         AND desired_generation = wanted.generation AND +machine_group = wanted.old_group RETURNING id"
-    )
-}
+const DESIRE_IF_UNCHANGED: &str = "UPDATE machine SET desired_restricted = $2, \
+    desired_generation = desired_generation + 1, wanted_generation = desired_generation + 1, \
+    policy_name = coalesce($3, policy_name), policy_digest = coalesce($4, policy_digest), ends_at = $5 \
+    WHERE id = $1 AND desired_generation = $6 AND +machine_group = $7";
 
 fn end_of(desired: Desired, ends_at: Option<Timestamp>) -> Option<i64> {
     match desired {
@@ -422,9 +412,7 @@ mod tests {
         let plan = plan_of(&ending());
         assert!(plan.starts_with("SEARCH machine USING INDEX machine_ends (ends_at<?)"), "{plan}");
         assert!(!plan.contains(SORTS), "{plan}");
-        for rows in [1, ROWS_MAX] {
-            let plan = plan_of(&desire_many(rows));
-            assert!(plan.contains("SEARCH machine USING INDEX sqlite_autoindex_machine_1 (id=?)"), "{plan}");
-        }
+        let plan = plan_of(DESIRE_IF_UNCHANGED);
+        assert_eq!(plan, "SEARCH machine USING INDEX sqlite_autoindex_machine_1 (id=?)");
     }
 }

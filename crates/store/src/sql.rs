@@ -26,13 +26,12 @@ impl Sql<'_> {
 
 /// The places of a list of values: `$1, $2, $3`.
 pub(crate) fn places(count: usize) -> String {
-    row(1, count, &[])
+    places_from(1, count)
 }
 
-/// The places of rows to insert: `($1, $2), ($3, $4)`.
-pub(crate) fn rows(count: usize, columns: usize) -> String {
-    let rows = (0..count).map(|index| format!("({})", row(1 + index * columns, columns, &[])));
-    rows.collect::<Vec<_>>().join(", ")
+/// The places of a list of values, from `$first` on.
+pub(crate) fn places_from(first: usize, count: usize) -> String {
+    row(first, count, &[])
 }
 
 /// The places, from `$first` on, of rows that are a table by themselves. PostgreSQL takes the types of its columns from
@@ -119,7 +118,7 @@ mod tests {
     #[test]
     fn places_count_through_the_rows() {
         assert_eq!(places(3), "$1, $2, $3");
-        assert_eq!(rows(2, 2), "($1, $2), ($3, $4)");
+        assert_eq!(places_from(2, 2), "$2, $3");
         assert_eq!(typed_rows(2, 2, &["TEXT", "BIGINT"]), "(CAST($2 AS TEXT), CAST($3 AS BIGINT)), ($4, $5)");
     }
 }

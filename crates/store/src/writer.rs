@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use crate::checkpoint::Checkpoints;
 use crate::{StoreError, Tx};
 
 /// The most jobs in one transaction: beyond it a batch takes longer than the sync that it saves.
@@ -34,11 +35,11 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Starts the thread; it ends with the last sender.
-    pub(crate) fn start(connection: Connection) -> Result<Self, StoreError> {
+    pub(crate) fn start(connection: Connection, checkpoints: Checkpoints) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_MAX);
         std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write_batches(&connection, &queue))
+            .spawn(move || write_batches(&connection, &checkpoints, &queue))
             .map_err(|error| StoreError::Unsupported(format!("cannot start the writing thread: {error}")))?;
         Ok(Self { jobs })
     }
@@ -120,7 +121,7 @@ fn sqlite_failure(reason: &str) -> rusqlite::Error {
     )
 }
 
-fn write_batches(connection: &Connection, queue: &Receiver<Job>) {
+fn write_batches(connection: &Connection, checkpoints: &Checkpoints, queue: &Receiver<Job>) {
     while let Ok(first) = queue.recv() {
         let mut batch: Vec<Job> = std::iter::once(first).chain(queue.try_iter()).take(BATCH_MAX).collect();
         match write_batch(connection, &mut batch) {
@@ -136,22 +137,46 @@ fn write_batches(connection: &Connection, queue: &Receiver<Job>) {
                 });
             }
         }
+        checkpoints.committed(connection);
     }
 }
 
 fn write_batch(connection: &Connection, batch: &mut [Job]) -> rusqlite::Result<()> {
-    // Immediate: a transaction that starts by reading cannot wait for its turn to write.
-    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    for job in batch {
-        connection.prepare_cached("SAVEPOINT job")?.execute([])?;
+    begin(connection)?;
+    for (index, job) in batch.iter_mut().enumerate() {
+        // The first needs no savepoint, for which SQLite keeps a copy of every page that is changed: when it fails,
+        // there is nothing but its own work to undo.
+        let is_first = index == 0;
+        if !is_first {
+            connection.prepare_cached("SAVEPOINT job")?.execute([])?;
+        }
         // A job that panics is a job that failed: its caller hears that the store closed on it.
         let keep =
             std::panic::catch_unwind(AssertUnwindSafe(|| job(Step::Work(connection)))).unwrap_or(false);
-        if !keep {
-            connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
+        if is_first {
+            // SQLite itself gives a transaction up when the disk fails.
+            let is_open = !connection.is_autocommit();
+            if !keep {
+                if is_open {
+                    connection.prepare_cached("ROLLBACK")?.execute([])?;
+                }
+                begin(connection)?;
+            } else if !is_open {
+                return Err(sqlite_failure("the transaction was given up"));
+            }
+        } else {
+            if !keep {
+                connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
+            }
+            connection.prepare_cached("RELEASE job")?.execute([])?;
         }
-        connection.prepare_cached("RELEASE job")?.execute([])?;
     }
     connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(())
+}
+
+fn begin(connection: &Connection) -> rusqlite::Result<()> {
+    // Immediate: a transaction that starts by reading cannot wait for its turn to write.
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     Ok(())
 }

@@ -129,6 +129,35 @@ async fn a_job_that_fails_or_panics_changes_nothing_and_its_neighbors_are_kept()
     assert_eq!(database.reopened_subjects().await, ["one", "two", "three", "four"]);
 }
 
+#[tokio::test]
+async fn the_first_job_of_a_commit_is_undone_without_the_others() {
+    let database = Database::new();
+    let write = |subject: &'static str| move |tx: &Tx<'_>| audit_entry_create(tx, &entry(subject));
+    let queue = Queue::stop(&database).await;
+    let failed = queue
+        .add(move |tx| {
+            write("failed")(tx)?;
+            Err::<(), _>(StoreError::Damaged("on purpose".to_owned()))
+        })
+        .await;
+    let one = queue.add(write("one")).await;
+    queue.go().await;
+    assert!(matches!(failed.await.unwrap(), Err(StoreError::Damaged(_))));
+    one.await.unwrap().unwrap();
+    let queue = Queue::stop(&database).await;
+    let panicked = queue
+        .add(move |tx| {
+            write("panicked")(tx)?;
+            if true { panic!("on purpose") } else { Ok(()) }
+        })
+        .await;
+    let two = queue.add(write("two")).await;
+    queue.go().await;
+    assert!(matches!(panicked.await.unwrap(), Err(StoreError::Closed)));
+    two.await.unwrap().unwrap();
+    assert_eq!(database.reopened_subjects().await, ["one", "two"]);
+}
+
 impl Database {
     async fn reopened_subjects(self) -> Vec<String> {
         subjects(&self.reopened()).await

@@ -5,9 +5,10 @@ use std::time::Duration;
 use domain::machine_action::{Cancellation, Kind, MachineAction, MachineActionId, Phase, RequestSource};
 use domain::restriction::Fence;
 use store::machine_action::{
-    machine_action_by_generation, machine_action_by_idempotency_key, machine_action_create,
-    machine_action_fetch, machine_action_move, machine_action_open, machine_action_order,
-    machine_action_overdue, machine_action_receipt, machine_action_receipt_keep, machine_action_reissue,
+    machine_action_by_generation, machine_action_by_idempotency_key, machine_action_by_idempotency_key_many,
+    machine_action_create, machine_action_fetch, machine_action_move, machine_action_open,
+    machine_action_order, machine_action_overdue, machine_action_receipt, machine_action_receipt_keep,
+    machine_action_reissue,
 };
 use store::{StoreError, store_epoch_fetch};
 use uuid::Uuid;
@@ -264,19 +265,26 @@ async fn a_repeated_request_is_known_by_its_key() {
             created.iter().try_for_each(|action| machine_action_create(tx, action, "order"))
         })
         .await;
-    for (requestor, key, machine, expected) in [
-        ("soar", "k", Some(1), Some(0)),
-        ("soar", "k", Some(2), Some(1)),
-        ("soar", "k", None, Some(0)),
-        ("other", "k", None, Some(2)),
-        ("other", "k", Some(2), None),
-        ("soar", "", None, None),
-        ("nobody", "k", None, None),
-    ] {
-        let found = database
-            .read(move |tx| machine_action_by_idempotency_key(tx, requestor, key, machine.map(machine_id)))
-            .await;
+    for (requestor, key, expected) in
+        [("soar", "k", Some(0)), ("other", "k", Some(2)), ("soar", "", None), ("nobody", "k", None)]
+    {
+        let found = database.read(move |tx| machine_action_by_idempotency_key(tx, requestor, key)).await;
         assert_eq!(found.as_ref(), expected.and_then(|index: usize| actions.get(index)), "{requestor} {key}");
+    }
+    for (requestor, machines, expected) in [
+        ("soar", vec![1, 2, 3], vec![0, 1]),
+        ("soar", vec![2], vec![1]),
+        ("other", vec![1, 2], vec![2]),
+        ("other", vec![2], vec![]),
+        ("nobody", vec![1, 2], vec![]),
+    ] {
+        let ids: Vec<_> = machines.iter().copied().map(machine_id).collect();
+        let mut found =
+            database.read(move |tx| machine_action_by_idempotency_key_many(tx, requestor, "k", &ids)).await;
+        found.sort_unstable_by_key(|action| action.machine);
+        let expected: Vec<_> =
+            expected.iter().filter_map(|index: &usize| actions.get(*index).cloned()).collect();
+        assert_eq!(found, expected, "{requestor} {machines:?}");
     }
     let again = made(1, 9, ended, "soar", Some("k"));
     let refused = database.store.write(move |tx| machine_action_create(tx, &again, "order")).await;

@@ -87,6 +87,11 @@ impl Fence {
 /// Which mechanism of the kernel holds a restriction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tier {
+    /// T1: BPF programs in the kernel's security hooks. The verdict is a lookup in the kernel, whoever is dead.
+    BpfLsm,
+    /// T2: the same programs where the kernel was booted without `bpf` among its security modules: they change what
+    /// the security hooks return (`fmod_ret`).
+    FmodRet,
     /// T3: fanotify permission events. "Reduced": sees neither memfd nor mappings of files already open.
     Fanotify,
 }
@@ -95,13 +100,23 @@ impl Tier {
     /// The tier's stable name on every wire. Never rename.
     pub fn name(self) -> &'static str {
         match self {
+            Self::BpfLsm => "bpf-lsm",
+            Self::FmodRet => "fmod-ret",
             Self::Fanotify => "fanotify",
         }
     }
 
     /// The tier with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Fanotify].into_iter().find(|tier| tier.name() == name)
+        [Self::BpfLsm, Self::FmodRet, Self::Fanotify].into_iter().find(|tier| tier.name() == name)
+    }
+
+    /// Whether it sees code that is not executed as a file: mappings, and files that exist in memory only.
+    pub fn sees_mappings(self) -> bool {
+        match self {
+            Self::BpfLsm | Self::FmodRet => true,
+            Self::Fanotify => false,
+        }
     }
 }
 
@@ -112,6 +127,12 @@ pub enum Canary {
     Unlisted,
     /// A program of the predefined set.
     Listed,
+    /// A file that nothing lists, mapped as code.
+    Mapping,
+    /// A mapping of a file that nothing lists, made code afterwards.
+    Protection,
+    /// A program in a file that exists in memory only (`memfd_create`).
+    MemoryFile,
 }
 
 /// What happened to a canary.
@@ -132,16 +153,35 @@ pub struct Probe {
     pub unlisted: CanaryOutcome,
     /// What happened to [`Canary::Listed`].
     pub listed: CanaryOutcome,
+    /// What happened to the others; none where the tier does not see mappings.
+    pub mappings: Option<MappingProbe>,
+}
+
+/// The results of the canaries that map code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MappingProbe {
+    /// What happened to [`Canary::Mapping`].
+    pub mapping: CanaryOutcome,
+    /// What happened to [`Canary::Protection`].
+    pub protection: CanaryOutcome,
+    /// What happened to [`Canary::MemoryFile`].
+    pub memory_file: CanaryOutcome,
 }
 
 impl Probe {
-    /// Whether the canaries prove that the machine is in the state `desired`.
-    pub fn proves(&self, desired: Desired) -> bool {
+    /// Whether the canaries prove that a machine of this tier is in the state `desired`.
+    pub fn proves(&self, desired: Desired, tier: Tier) -> bool {
         let unlisted = match desired {
             Desired::Restricted => CanaryOutcome::Refused,
             Desired::Released => CanaryOutcome::Ran,
         };
-        self.unlisted == unlisted && self.listed == CanaryOutcome::Ran
+        let mappings = MappingProbe { mapping: unlisted, protection: unlisted, memory_file: unlisted };
+        self.unlisted == unlisted
+            && self.listed == CanaryOutcome::Ran
+            && match self.mappings {
+                Some(found) => found == mappings,
+                None => !tier.sees_mappings(),
+            }
     }
 }
 

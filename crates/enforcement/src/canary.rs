@@ -2,19 +2,24 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use domain::digest::Sha256Digest;
-use domain::restriction::{CanaryOutcome, Probe};
+use domain::restriction::{CanaryOutcome, MappingProbe, Probe, Tier};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use sha2::Digest as _;
 
 use crate::sys;
 
 /// What a canary that runs ends with.
 const EXIT_STATUS: i32 = 42;
+/// The name of the canary that exists in memory only.
+const MEMORY_FILE: &str = "cordon-canary";
 /// How long a canary may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -44,20 +49,41 @@ impl Canaries {
         Sha256Digest(sha2::Sha256::digest(program(b"listed")).into())
     }
 
-    /// Runs both canaries. `nonce` makes the unlisted one a program that nobody has ever seen.
-    pub fn run(&self, nonce: [u8; 16]) -> Probe {
-        let unlisted = self.folder.join("unlisted");
-        let outcome = match write_program(&unlisted, &program(&nonce)) {
-            Ok(()) => execute(&unlisted),
-            Err(_) => CanaryOutcome::Failed,
-        };
+    /// Runs the canaries that a tier must answer for. `nonce` makes the unlisted ones programs that nobody has ever
+    /// seen.
+    pub fn run(&self, nonce: [u8; 16], tier: Tier) -> Probe {
+        let path = self.folder.join("unlisted");
+        let bytes = program(&nonce);
+        let written = write_program(&path, &bytes);
+        let unlisted = if written.is_ok() { execute(&path) } else { CanaryOutcome::Failed };
+        let mappings = tier.sees_mappings().then(|| MappingProbe {
+            mapping: outcome(fs::File::open(&path).and_then(|file| sys::map_as_code(file.as_fd()))),
+            protection: outcome(fs::File::open(&path).and_then(|file| sys::make_code(file.as_fd()))),
+            memory_file: execute_from_memory(&bytes).unwrap_or(CanaryOutcome::Failed),
+        });
         // It is written anew each time.
-        drop(fs::remove_file(&unlisted));
+        drop(fs::remove_file(&path));
         let listed = match self.prepare_listed() {
             Ok(()) => execute(&self.listed()),
             Err(_) => CanaryOutcome::Failed,
         };
-        Probe { unlisted: outcome, listed }
+        Probe { unlisted, listed, mappings }
+    }
+
+    /// Whether a denial of this path is that of a canary. Who gives a file the name of the one in memory hides its
+    /// denial, not its refusal.
+    pub fn is_own(&self, path: &[u8]) -> bool {
+        Path::new(std::ffi::OsStr::from_bytes(path)).starts_with(&self.folder)
+            || path.windows(MEMORY_FILE.len()).any(|part| part == MEMORY_FILE.as_bytes())
+    }
+
+    /// Writes the listed canary, so that it can be labelled ahead of a switch.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn prepare(&self) -> io::Result<PathBuf> {
+        self.prepare_listed()?;
+        Ok(self.listed())
     }
 
     fn listed(&self) -> PathBuf {
@@ -71,6 +97,26 @@ fn write_program(path: &Path, bytes: &[u8]) -> io::Result<()> {
         _ => {}
     }
     fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(path)?.write_all(bytes)
+}
+
+/// Of a mapping that needs the kernel's leave.
+fn outcome(mapped: io::Result<()>) -> CanaryOutcome {
+    match mapped {
+        Ok(()) => CanaryOutcome::Ran,
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => CanaryOutcome::Refused,
+        Err(_) => CanaryOutcome::Failed,
+    }
+}
+
+/// Executes a program from a file that exists in memory only.
+fn execute_from_memory(bytes: &[u8]) -> io::Result<CanaryOutcome> {
+    let mut file = fs::File::from(memfd_create(MEMORY_FILE, MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
+    // Opened anew for reading: what is open for writing is busy.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let program = fs::File::open(path)?;
+    drop(file);
+    Ok(execute(Path::new(&format!("/proc/self/fd/{}", program.as_raw_fd()))))
 }
 
 fn execute(path: &Path) -> CanaryOutcome {
@@ -139,19 +185,37 @@ fn program(tail: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use domain::restriction::Desired;
+
     use super::*;
 
     #[test]
     fn canaries_run_where_nothing_restricts() {
         let folder = tempfile::tempdir().unwrap();
-        let probe = Canaries::new(folder.path()).run([7; 16]);
-        assert_eq!(probe, Probe { unlisted: CanaryOutcome::Ran, listed: CanaryOutcome::Ran });
+        let canaries = Canaries::new(folder.path());
+        for tier in [Tier::BpfLsm, Tier::Fanotify] {
+            let probe = canaries.run([7; 16], tier);
+            assert!(probe.proves(Desired::Released, tier), "{probe:?}");
+        }
     }
 
     #[test]
     fn a_folder_that_holds_no_program_proves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let probe = Canaries::new(&folder.path().join("missing")).run([7; 16]);
-        assert_eq!(probe, Probe { unlisted: CanaryOutcome::Failed, listed: CanaryOutcome::Failed });
+        let probe = Canaries::new(&folder.path().join("missing")).run([7; 16], Tier::Fanotify);
+        let failed = CanaryOutcome::Failed;
+        assert_eq!(probe, Probe { unlisted: failed, listed: failed, mappings: None });
+    }
+
+    #[test]
+    fn canaries_are_known_by_their_names() {
+        let canaries = Canaries::new(Path::new("/var/lib/c"));
+        for (path, own) in [
+            ("/var/lib/c/unlisted", true),
+            ("/memfd:cordon-canary (deleted)", true),
+            ("/var/lib/cc/x", false),
+        ] {
+            assert_eq!(canaries.is_own(path.as_bytes()), own, "{path}");
+        }
     }
 }

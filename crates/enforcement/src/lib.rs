@@ -20,6 +20,7 @@ mod mounts;
 mod responder;
 mod verdicts;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use domain::decision::Decision;
@@ -47,12 +48,27 @@ pub struct FileFacts<'a> {
 pub trait Judge: Send + Sync {
     /// Decides about one file.
     fn judge(&self, file: &FileFacts<'_>) -> Decision;
+
+    /// Shows each place where a file may lie that this judge could allow, so that it can be read ahead; stops when
+    /// told to. What is allowed by its content alone has no place. The default knows none.
+    fn for_each_place(&self, _show: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) {}
+
+    /// Names what this judge allows: two judges with the same id decide alike about every file. None when that is not
+    /// known, which is the default.
+    fn id(&self) -> Option<Sha256Digest> {
+        None
+    }
 }
 
 /// A mechanism that restricts this machine.
 pub trait Enforcer: Send {
     /// Which mechanism it is.
     fn tier(&self) -> Tier;
+
+    /// Learns ahead, in the background, what `judge` allows, so that restricting to it later takes no time. Changes
+    /// nothing about what may run. For mechanisms that ask at each execution, which is the default, there is nothing
+    /// to learn.
+    fn prepare(&mut self, _judge: Arc<dyn Judge>) {}
 
     /// Restricts: when this returns, nothing starts that `judge` does not allow, except on the mounts that
     /// [`Status::unmarked`] counts. While restricted already, puts the new judge in place of the old one, without a

@@ -198,6 +198,48 @@ pub(crate) fn die_with_us(command: &mut std::process::Command) {
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
 }
 
+/// Maps the beginning of a file as code, privately, and unmaps it. Nothing of it is executed.
+pub(crate) fn map_as_code(file: BorrowedFd<'_>) -> io::Result<()> {
+    Mapping::new(file, libc::PROT_READ | libc::PROT_EXEC).map(drop)
+}
+
+/// Maps the beginning of a file for reading, makes the mapping code, and unmaps it. Nothing of it is executed.
+pub(crate) fn make_code(file: BorrowedFd<'_>) -> io::Result<()> {
+    let mapping = Mapping::new(file, libc::PROT_READ)?;
+    // SAFETY: changes the protection of a mapping that is owned here and that nothing points into.
+    checked(unsafe { libc::mprotect(mapping.0, MAPPING_BYTES, libc::PROT_READ | libc::PROT_EXEC) }).map(drop)
+}
+
+/// How much is mapped: within one page whatever its size.
+const MAPPING_BYTES: usize = 64;
+
+/// A mapping that nothing points into.
+struct Mapping(*mut libc::c_void);
+
+impl Mapping {
+    fn new(file: BorrowedFd<'_>, protection: i32) -> io::Result<Self> {
+        // SAFETY: the kernel chooses the place, so nothing that is mapped is replaced.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                MAPPING_BYTES,
+                protection,
+                libc::MAP_PRIVATE,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self(address)) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is owned here, and nothing points into it.
+        unsafe { libc::munmap(self.0, MAPPING_BYTES) };
+    }
+}
+
 /// Takes a read lease, whose break is told to the thread `owner` by the signal [`lease_signal`].
 ///
 /// Fails with `EAGAIN` when anyone has the file open for writing, which is exactly the question that matters before

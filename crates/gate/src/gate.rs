@@ -494,15 +494,14 @@ impl Gate {
         if let Err(error) = getrandom::fill(&mut nonce) {
             return (Outcome::ProbeFailed(format!("no random numbers for the canary: {error}")), None);
         }
-        let probe = self.canaries.run(nonce);
-        let outcome = if probe.proves(desired) {
+        let tier = self.enforcer.tier();
+        let probe = self.canaries.run(nonce, tier);
+        let outcome = if probe.proves(desired, tier) {
             Outcome::Enforced
         } else {
             Outcome::ProbeFailed(format!(
-                "the canaries in {} do not prove it: the unlisted one {:?}, the listed one {:?}",
+                "the canaries in {} do not prove it: {probe:?}",
                 self.state.canaries().display(),
-                probe.unlisted,
-                probe.listed
             ))
         };
         (outcome, Some(probe))
@@ -632,9 +631,8 @@ impl Gate {
     /// Takes the denials that were not yet taken, and how many were lost.
     pub fn take_denials(&mut self) -> (Vec<Denial>, u64) {
         let mut denials = self.enforcer.take_denials(gate_protocol::DENIALS_MAX);
-        // The canary that must be refused is no news.
-        let canaries = self.state.canaries();
-        denials.retain(|denial| !Path::new(std::ffi::OsStr::from_bytes(&denial.path)).starts_with(&canaries));
+        // The canaries that must be refused are no news.
+        denials.retain(|denial| !self.canaries.is_own(&denial.path));
         (denials, self.enforcer.status().denials_dropped + self.denials_lost)
     }
 

@@ -3,7 +3,7 @@
 use domain::digest::Sha256Digest;
 use domain::machine::MachineId;
 use domain::machine_action::MachineActionId;
-use domain::restriction::{CanaryOutcome, Desired, Fence, Probe, Tier};
+use domain::restriction::{CanaryOutcome, Desired, Fence, MappingProbe, Probe, Tier};
 use domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,11 @@ impl Receipt {
             probe: self.probe.map(|probe| ProbeDocument {
                 unlisted: CanaryName::of(probe.unlisted),
                 listed: CanaryName::of(probe.listed),
+                mappings: probe.mappings.map(|found| MappingDocument {
+                    mapping: CanaryName::of(found.mapping),
+                    protection: CanaryName::of(found.protection),
+                    memory_file: CanaryName::of(found.memory_file),
+                }),
             }),
             tier: self.tier.name().to_owned(),
             policy: self.policy.map(|digest| digest.to_string()),
@@ -114,7 +119,7 @@ impl VerifiedReceipt {
         if receipt.machine != machine {
             return Err(VerifyError::OtherMachine(receipt.machine));
         }
-        let proved = receipt.probe.is_some_and(|probe| probe.proves(receipt.desired));
+        let proved = receipt.probe.is_some_and(|probe| probe.proves(receipt.desired, receipt.tier));
         if receipt.outcome == Outcome::Enforced && !proved {
             return Err(VerifyError::Unreadable("enforced, but the canaries do not prove it".to_owned()));
         }
@@ -161,6 +166,16 @@ enum OutcomeName {
 struct ProbeDocument {
     unlisted: CanaryName,
     listed: CanaryName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mappings: Option<MappingDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MappingDocument {
+    mapping: CanaryName,
+    protection: CanaryName,
+    memory_file: CanaryName,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -207,9 +222,15 @@ impl Document {
                 OutcomeName::ApplyFailed => Outcome::ApplyFailed(reason),
                 OutcomeName::ProbeFailed => Outcome::ProbeFailed(reason),
             },
-            probe: self
-                .probe
-                .map(|probe| Probe { unlisted: probe.unlisted.read(), listed: probe.listed.read() }),
+            probe: self.probe.map(|probe| Probe {
+                unlisted: probe.unlisted.read(),
+                listed: probe.listed.read(),
+                mappings: probe.mappings.map(|found| MappingProbe {
+                    mapping: found.mapping.read(),
+                    protection: found.protection.read(),
+                    memory_file: found.memory_file.read(),
+                }),
+            }),
             tier: Tier::from_name(&self.tier)
                 .ok_or_else(|| format!("unknown tier {:?}", capped(&self.tier)))?,
             policy: self.policy.map(|text| text.parse()).transpose().map_err(text_of)?,
@@ -253,7 +274,7 @@ mod tests {
             let bytes = receipt(probe).sign(&key).to_bytes();
             VerifiedReceipt::verify(&bytes, key.public_key(), MachineId([3; 20]))
         };
-        let proof = Probe { unlisted: CanaryOutcome::Refused, listed: CanaryOutcome::Ran };
+        let proof = Probe { unlisted: CanaryOutcome::Refused, listed: CanaryOutcome::Ran, mappings: None };
         assert_eq!(verify(Some(proof)).unwrap().receipt(), &receipt(Some(proof)));
         assert!(verify(None).is_err());
         for (unlisted, listed) in [
@@ -261,8 +282,25 @@ mod tests {
             (CanaryOutcome::Refused, CanaryOutcome::Refused),
             (CanaryOutcome::Failed, CanaryOutcome::Ran),
         ] {
-            assert!(verify(Some(Probe { unlisted, listed })).is_err());
+            assert!(verify(Some(Probe { unlisted, listed, mappings: None })).is_err());
         }
+    }
+
+    #[test]
+    fn a_tier_that_sees_mappings_proves_that_it_does() {
+        let key = SigningKey::from_seed(&[1; 32]);
+        let all = |outcome| MappingProbe { mapping: outcome, protection: outcome, memory_file: outcome };
+        let verify = |mappings| {
+            let probe = Probe { unlisted: CanaryOutcome::Refused, listed: CanaryOutcome::Ran, mappings };
+            let receipt = Receipt { tier: Tier::BpfLsm, ..receipt(Some(probe)) };
+            let verified =
+                VerifiedReceipt::verify(&receipt.sign(&key).to_bytes(), key.public_key(), receipt.machine);
+            verified.is_ok_and(|verified| *verified.receipt() == receipt)
+        };
+        let refused = all(CanaryOutcome::Refused);
+        assert!(verify(Some(refused)));
+        assert!(!verify(None) && !verify(Some(all(CanaryOutcome::Ran))));
+        assert!(!verify(Some(MappingProbe { memory_file: CanaryOutcome::Ran, ..refused })));
     }
 
     #[test]

@@ -189,7 +189,11 @@ impl Gate {
             fence: order.fence,
             action: order.action,
             desired: order.desired,
-            probe: (outcome == Outcome::Enforced).then_some(Probe { unlisted, listed: CanaryOutcome::Ran }),
+            probe: (outcome == Outcome::Enforced).then_some(Probe {
+                unlisted,
+                listed: CanaryOutcome::Ran,
+                mappings: None,
+            }),
             outcome,
             tier: Tier::Fanotify,
             policy: order.policy,

@@ -343,7 +343,7 @@ impl Machine {
             action: order.action,
             desired: order.desired,
             outcome,
-            probe: Some(Probe { unlisted, listed: CanaryOutcome::Ran }),
+            probe: Some(Probe { unlisted, listed: CanaryOutcome::Ran, mappings: None }),
             tier: Tier::Fanotify,
             policy: order.policy,
             baseline: None,

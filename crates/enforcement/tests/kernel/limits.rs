@@ -201,20 +201,20 @@ kernel_test! {
 
 kernel_test! {
     fn canaries_prove_a_restriction() {
-        use domain::restriction::{CanaryOutcome, Desired};
+        use domain::restriction::{CanaryOutcome, Desired, Tier};
         let mut lab = Lab::new();
         let canaries = Canaries::new(&lab.disk);
-        assert!(canaries.run([1; 16]).proves(Desired::Released));
+        assert!(canaries.run([1; 16], Tier::Fanotify).proves(Desired::Released, Tier::Fanotify));
         let listed = fs::read(lab.disk.join("listed")).unwrap();
         assert_eq!(digest(&listed), Canaries::listed_digest());
         lab.judge.list(&listed);
         lab.restrict();
-        assert!(canaries.run([2; 16]).proves(Desired::Restricted));
+        assert!(canaries.run([2; 16], Tier::Fanotify).proves(Desired::Restricted, Tier::Fanotify));
         fs::remove_file(lab.disk.join("listed")).unwrap();
-        assert!(canaries.run([3; 16]).proves(Desired::Restricted), "the listed one comes back");
+        assert!(canaries.run([3; 16], Tier::Fanotify).proves(Desired::Restricted, Tier::Fanotify), "the listed one comes back");
         lab.judge.hold();
         lab.enforcer.release();
-        assert!(canaries.run([4; 16]).proves(Desired::Released));
-        assert_eq!(canaries.run([5; 16]).unlisted, CanaryOutcome::Ran);
+        assert!(canaries.run([4; 16], Tier::Fanotify).proves(Desired::Released, Tier::Fanotify));
+        assert_eq!(canaries.run([5; 16], Tier::Fanotify).unlisted, CanaryOutcome::Ran);
     }
 }

@@ -333,7 +333,7 @@ impl Machine {
         let envelope = self.sign(&order);
         let receipt = self.apply(&envelope).unwrap();
         assert_eq!(receipt.outcome, Outcome::Enforced);
-        assert!(receipt.probe.unwrap().proves(desired));
+        assert!(receipt.probe.unwrap().proves(desired, receipt.tier));
         assert_eq!((receipt.fence, receipt.action, receipt.desired), (order.fence, order.action, desired));
         self.expect(desired);
         envelope

@@ -140,7 +140,7 @@ impl Machine {
             action: order.action,
             desired: order.desired,
             outcome: Outcome::Enforced,
-            probe: Some(Probe { unlisted, listed: CanaryOutcome::Ran }),
+            probe: Some(Probe { unlisted, listed: CanaryOutcome::Ran, mappings: None }),
             tier: Tier::Fanotify,
             policy: order.policy,
             baseline: None,

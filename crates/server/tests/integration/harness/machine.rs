@@ -317,7 +317,8 @@ impl Gate {
         );
         self.fence = order.fence;
         self.order = Some(order.clone());
-        let unlisted = |outcome| Some(Probe { unlisted: outcome, listed: CanaryOutcome::Ran });
+        let unlisted =
+            |outcome| Some(Probe { unlisted: outcome, listed: CanaryOutcome::Ran, mappings: None });
         let (outcome, probe) = match behavior {
             Behavior::AcceptOnly => return vec![accepted],
             Behavior::FailToApply => (Outcome::ApplyFailed("no mark could be set".to_owned()), None),
@@ -334,7 +335,7 @@ impl Gate {
         self.restricted = order.desired == Desired::Restricted;
         self.policy = order.policy.map(|digest| digest.to_string());
         let unlisted = if self.restricted { CanaryOutcome::Refused } else { CanaryOutcome::Ran };
-        let probe = Probe { unlisted, listed: CanaryOutcome::Ran };
+        let probe = Probe { unlisted, listed: CanaryOutcome::Ran, mappings: None };
         let receipt = self.receipt(order, Outcome::Enforced, Some(probe));
         vec![accepted, receipt, FromAgent::Heartbeat(Heartbeat { restriction: self.report() })]
     }

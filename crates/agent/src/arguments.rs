@@ -56,6 +56,18 @@ pub enum Command {
         #[arg(short, long, value_enum, default_value = "text")]
         output: Output,
     },
+    /// Show what a restriction would refuse now, of all that runs
+    ///
+    /// To be run as root or as the agent's user. Asks the gate of this machine, and needs no network.
+    Preview {
+        /// A policy that this machine holds, by name or digest [default: the one in force, or else the one that came
+        /// last]
+        #[arg(long, value_name = "NAME|SHA256")]
+        policy: Option<String>,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Output,
+    },
     /// Read now what the installed packages shipped, and give it to the gate
     ///
     /// The running agent does this by itself, at its start and when the packages change.

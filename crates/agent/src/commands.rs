@@ -4,6 +4,7 @@ mod doctor;
 mod enroll;
 mod explain;
 mod inventory;
+mod preview;
 mod status;
 
 use std::io::Write as _;
@@ -34,6 +35,7 @@ pub fn execute(arguments: Arguments) -> Result<ExitCode> {
         Command::Status { output } => status::status(&config, output)?,
         Command::Doctor { output } => return doctor::doctor(&config, output),
         Command::Explain { path, output } => return explain::explain(&config, &path, output),
+        Command::Preview { policy, output } => preview::preview(&config, policy, output)?,
         Command::Inventory { output } => inventory::inventory(&config, output)?,
         Command::CheckConfig => print(&toml::to_string(&config)?)?,
         Command::Completion { .. } => {}

@@ -106,19 +106,32 @@ pub(crate) fn judge(job: &Job, shared: &Shared) {
 
 fn look(job: &Job, judge: &dyn Judge, shared: &Shared) -> Label {
     let bytes_max = shared.settings.hash_bytes_max;
-    if u64::try_from(job.version.size).unwrap_or(0) > bytes_max {
+    judged(&job.file, job.version, bytes_max, judge, |file| {
+        hash_while(file, bytes_max, || !shared.stopping())
+    })
+}
+
+/// What a judge says of a file whose content `hash` finds out.
+pub(crate) fn judged(
+    file: &OwnedFd,
+    version: InodeVersion,
+    bytes_max: u64,
+    judge: &dyn Judge,
+    hash: impl FnOnce(&OwnedFd) -> io::Result<Sha256Digest>,
+) -> Label {
+    if u64::try_from(version.size).unwrap_or(0) > bytes_max {
         return Label::failure(DecisionCause::TooLarge);
     }
-    let Ok(digest) = hash_while(&job.file, bytes_max, || !shared.stopping()) else {
+    let Ok(digest) = hash(file) else {
         return Label::failure(DecisionCause::Unreadable);
     };
     let unchanged =
-        nix::sys::stat::fstat(job.file.as_fd()).is_ok_and(|stat| InodeVersion::from(&stat) == job.version);
+        nix::sys::stat::fstat(file.as_fd()).is_ok_and(|stat| InodeVersion::from(&stat) == version);
     if !unchanged {
         return Label::failure(DecisionCause::Unreadable);
     }
-    let path = path_of(&job.file);
-    let facts = FileFacts { digest, path: &path, device: job.version.device, inode: job.version.inode };
+    let path = path_of(file);
+    let facts = FileFacts { digest, path: &path, device: version.device, inode: version.inode };
     Label { decision: judge.judge(&facts), digest: Some(digest) }
 }
 

@@ -13,6 +13,7 @@ mod sys;
 
 pub mod canary;
 mod denial;
+mod examine;
 mod fanotify;
 mod foreign;
 mod label;
@@ -28,6 +29,7 @@ use domain::digest::Sha256Digest;
 use domain::restriction::Tier;
 
 pub use denial::Denial;
+pub use examine::{Examined, Examiner, KnownDigests, foreign_devices};
 pub use fanotify::{Fanotify, MarkScope, Settings, support};
 pub use label::hash;
 

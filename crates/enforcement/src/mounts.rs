@@ -102,6 +102,18 @@ fn mount(line: &[u8]) -> Option<Mount> {
     Some(Mount { id, path: CString::new(path).ok()?, foreign: FOREIGN.contains(&family) })
 }
 
+/// The filesystems in a `mountinfo` that another machine or process serves: the mount's number, and the major and minor
+/// number of its device.
+pub(crate) fn foreign(mountinfo: &[u8]) -> Vec<(u64, (u64, u64))> {
+    let of = |line: &[u8]| {
+        let mount = mount(line).filter(|mount| mount.foreign)?;
+        let device = std::str::from_utf8(line.split(|byte| *byte == b' ').nth(2)?).ok()?;
+        let (major, minor) = device.split_once(':')?;
+        Some((mount.id, (major.parse().ok()?, minor.parse().ok()?)))
+    };
+    mountinfo.split(|byte| *byte == b'\n').take(MOUNTS_MAX).filter_map(of).collect()
+}
+
 /// Undoes the kernel's octal escapes of space, tab, newline and backslash.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -145,13 +157,15 @@ mod tests {
             (27, b"/run/user/1/doc", true),
         ];
         assert_eq!(seen, expected);
+        assert_eq!(foreign(mountinfo), [(27, (0, 25))]);
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes: Vec<u8>, escapes in "(\\\\[0-9]{0,4}| - | ){0,20}") {
-            let _ = with_programs(&bytes);
+            let _ = (with_programs(&bytes), foreign(&bytes));
             let _ = with_programs(format!("1 2 3 4 {escapes} - ext4 x").as_bytes());
+            let _ = foreign(format!("1 2 {escapes} / / - fuse x").as_bytes());
         }
     }
 }

@@ -19,6 +19,11 @@ pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// The most denials in one reply.
 pub const DENIALS_MAX: usize = 256;
 
+/// The most files in one impact preview.
+pub const PREVIEW_FILES_MAX: usize = 1000;
+/// The most bytes that the paths of an impact preview take together.
+pub const PREVIEW_PATHS_BYTES_MAX: usize = 192 * 1024;
+
 /// What the agent asks of the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -30,6 +35,15 @@ pub enum Request {
     Explain {
         /// Absolute path.
         path: String,
+    },
+    /// What a restriction by this policy would refuse now. Answered by [`Reply::PreviewUnderway`] until it is found out,
+    /// then by [`Reply::Preview`]: whoever wants it asks again and again.
+    Preview {
+        /// A policy that the gate holds: its digest, 64 hexadecimal digits, or its name, which means its newest
+        /// revision here. Without it, the policy in force, or the one that was stored last.
+        policy: Option<String>,
+        /// A preview that is not older than this, in seconds, is good enough.
+        age_seconds_max: u64,
     },
     /// Binds the gate to a machine and to the control plane's keys. Only root may ask, and only while released, or when
     /// the enrollment was lost. Answered by [`Reply::Done`].
@@ -82,6 +96,15 @@ pub enum Reply {
     Status(Box<Status>),
     /// Answers [`Request::Explain`].
     Explanation(Explanation),
+    /// Answers [`Request::Preview`].
+    Preview(Box<ImpactPreview>),
+    /// Answers [`Request::Preview`] as long as it, or another one, is being found out.
+    PreviewUnderway {
+        /// Files looked at.
+        files_done: u64,
+        /// Files to look at; 0 before that is known.
+        files_total: u64,
+    },
     /// The request was carried out.
     Done,
     /// The order is durable on this machine.
@@ -169,6 +192,53 @@ pub struct Explanation {
     pub sha256: Option<String>,
     /// One sentence for people.
     pub message: String,
+}
+
+/// "Restricted now, these would be refused": the policy asked about what runs, and about what ran lately.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImpactPreview {
+    /// Digest of the policy; none for the set that applies when the gate holds no policy.
+    pub policy: Option<String>,
+    /// When it was found out, in ticks of 100 ns since 1970.
+    pub at: i64,
+    /// Running processes that were looked at.
+    pub processes: u64,
+    /// Files that were judged: programs and executable mappings.
+    pub files: u64,
+    /// How many days of past executions it covers; none when the gate keeps no history, so that it is about what runs
+    /// and nothing else.
+    pub history_days: Option<u32>,
+    /// Whether there was more to look at than the gate looks at.
+    pub is_cut: bool,
+    /// How many files would be refused, listed or not.
+    pub refused_files: u64,
+    /// The first [`PREVIEW_FILES_MAX`] of them at most: what runs first, then what ran last.
+    pub refused: Vec<RefusedFile>,
+}
+
+/// A file that would be refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefusedFile {
+    /// Its path, escaped like that of a denial.
+    pub path: String,
+    /// SHA-256 of its content, when known.
+    pub sha256: Option<String>,
+    /// Stable reason code.
+    pub cause: String,
+    /// The rule that decides, when one does.
+    pub rule: Option<String>,
+    /// Whether it is only mapped by programs, as a library is, and not executed itself.
+    pub mapped_only: bool,
+    /// When it was seen last, in ticks of 100 ns since 1970: now when it runs, else some time of the day that it ran.
+    pub last_seen: i64,
+    /// How often it was executed in the days that the preview covers; 0 when that is not known.
+    pub executions: u64,
+    /// How many processes run it.
+    pub processes: u64,
+    /// Some of them, at most 16.
+    pub pids: Vec<i32>,
 }
 
 /// One refused execution, or several alike within a second.

@@ -2,9 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +13,7 @@ use domain::digest::Sha256Digest;
 use domain::restriction::{Desired, Fence, Probe};
 use domain::time::Timestamp;
 use enforcement::canary::Canaries;
-use enforcement::{Denial, Enforcer, Judge as _, Settings};
+use enforcement::{Denial, Enforcer, KnownDigests};
 use gate_protocol::{Explanation, Reply, Status};
 use orders::{Order, Outcome, Receipt, SigningKey, TrustedKeys, VerifiedOrder, VerifiedPolicy, VerifyError};
 use policy::CompiledPolicy;
@@ -695,52 +692,79 @@ impl Gate {
         }
     }
 
-    /// What answers [`explain`]: the set in force, or that of the policy stored last.
-    pub fn explaining_judge(&mut self) -> MachineJudge {
-        if let Some(set) = self.set.as_ref().filter(|_| self.is_restricted()) {
-            return self.judge(set.policy.clone(), set.survival.clone());
+    /// What answers [`explain`] and previews: the policy asked for, or the set in force, or that of the policy stored
+    /// last. With the policy's digest.
+    ///
+    /// # Errors
+    /// When the gate does not hold the policy.
+    pub fn judge_of(&mut self, policy: Option<Sha256Digest>) -> Result<(Option<Sha256Digest>, MachineJudge)> {
+        let in_force = self.set.as_ref().filter(|_| self.is_restricted());
+        if let Some(set) = in_force
+            && (policy.is_none() || policy == set.digest)
+        {
+            return Ok((set.digest, self.judge(set.policy.clone(), set.survival.clone())));
+        }
+        let survival_in_force = in_force.map(|set| set.survival.clone());
+        let held = |digest: Sha256Digest| -> Result<CompiledPolicy> {
+            let envelope = self.state.policy(digest)?.context("the gate does not hold this policy")?;
+            let policy = VerifiedPolicy::verify(envelope.as_bytes(), &self.keys())?;
+            Ok(CompiledPolicy::compile(policy.policy())?)
+        };
+        let (digest, policy) = match policy {
+            Some(digest) => (Some(digest), held(digest)?),
+            None => {
+                let newest = self.state.policies().first().copied();
+                let newest = newest.and_then(|digest| Some((Some(digest), held(digest).ok()?)));
+                newest.unwrap_or_else(|| (None, CompiledPolicy::os_only()))
+            }
+        };
+        let survival = survival_in_force.unwrap_or_else(|| self.survival.look());
+        Ok((digest, self.judge(policy, survival)))
+    }
+
+    /// The policy that is meant by a digest or by a name: of a name, the newest revision that the gate holds.
+    ///
+    /// # Errors
+    /// When the gate holds no policy of the name.
+    pub fn policy_meant(&self, digest_or_name: &str) -> Result<Sha256Digest> {
+        if let Ok(digest) = digest_or_name.parse() {
+            return Ok(digest);
         }
         let keys = self.keys();
-        let newest = self.state.policies().first().and_then(|digest| self.state.policy(*digest).ok()?);
-        let policy = newest
-            .and_then(|bytes| VerifiedPolicy::verify(bytes.as_bytes(), &keys).ok())
-            .and_then(|policy| CompiledPolicy::compile(policy.policy()).ok())
-            .unwrap_or_else(CompiledPolicy::os_only);
-        let survival = self.survival.look();
-        self.judge(policy, survival)
+        let held = self.state.policies().into_iter().filter_map(|digest| {
+            let envelope = self.state.policy(digest).ok()??;
+            let policy = VerifiedPolicy::verify(envelope.as_bytes(), &keys).ok()?;
+            (policy.policy().name == digest_or_name).then(|| (policy.policy().revision, digest))
+        });
+        let newest = held.max_by_key(|(revision, _)| *revision);
+        newest.map(|(_, digest)| digest).context("the gate holds no policy of this name")
+    }
+
+    /// Digest of the package baseline that [`Gate::judge_of`] asks.
+    pub fn baseline_digest(&self) -> Option<Sha256Digest> {
+        self.baseline.as_ref().map(|held| held.digest)
     }
 }
 
-/// What a judge says about a file. Reads the whole file, so never under the gate's lock.
+/// What a judge says about a file: what the kernel would be answered. Reads the whole file, so never under the gate's
+/// lock, and in a thread of its own.
 pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
     let failed = |message: String| Explanation {
         allowed: false,
-        cause: "unreadable".to_owned(),
+        cause: DecisionCause::Unreadable.code().to_owned(),
         rule: None,
         sha256: None,
         message,
     };
-    let look = || -> std::io::Result<(Sha256Digest, std::fs::Metadata, PathBuf)> {
+    let look = || {
         let path = std::fs::canonicalize(path)?;
-        // Only looked at first: opening a pipe waits for a writer, and opening a watchdog arms it.
-        let seen = File::options().read(true).custom_flags(nix::libc::O_PATH).open(&path)?;
-        if !seen.metadata()?.is_file() {
-            return Err(std::io::Error::other("not a regular file"));
-        }
-        let file = File::open(format!("/proc/self/fd/{}", seen.as_raw_fd()))?;
-        let metadata = file.metadata()?;
-        Ok((enforcement::hash(&file.into(), Settings::default().hash_bytes_max)?, metadata, path))
+        enforcement::Examiner::new(KnownDigests::default())?.path(&path, judge)
     };
-    let (digest, metadata, path) = match look() {
-        Ok(found) => found,
+    let examined = match look() {
+        Ok(examined) => examined,
         Err(error) => return failed(format!("{path} cannot be read: {error}")),
     };
-    let decision = judge.judge(&enforcement::FileFacts {
-        digest,
-        path: path.as_os_str().as_bytes(),
-        device: metadata.dev(),
-        inode: metadata.ino(),
-    });
+    let decision = &examined.decision;
     let (rule, message) = match &decision.cause {
         DecisionCause::Rule(id) => (Some(id.clone()), format!("the policy's rule {id:?} says so")),
         DecisionCause::SurvivalSet => {
@@ -749,24 +773,30 @@ pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
         DecisionCause::PackageDatabase => {
             (None, "an installed package shipped exactly this file at this place".to_owned())
         }
-        DecisionCause::Unlisted
-        | DecisionCause::Unreadable
-        | DecisionCause::BeingWritten
-        | DecisionCause::Unverifiable
-        | DecisionCause::TooLarge
-        | DecisionCause::Late
-        | DecisionCause::Overload => (
+        DecisionCause::Unlisted => (
             None,
             "no package shipped this content at this place, and no rule allows it: to allow it, add its SHA-256 to \
              the policy"
                 .to_owned(),
         ),
+        DecisionCause::Unreadable => (None, "it cannot be read, or changed while it was read".to_owned()),
+        DecisionCause::BeingWritten => {
+            (None, "someone has it open for writing, so its content is not settled".to_owned())
+        }
+        DecisionCause::Unverifiable => (
+            None,
+            "another machine or process serves its filesystem, or the filesystem cannot tell of changes: what is read \
+             of it need not be what runs"
+                .to_owned(),
+        ),
+        DecisionCause::TooLarge => (None, "it is larger than the gate is willing to hash".to_owned()),
+        DecisionCause::Late | DecisionCause::Overload => (None, "the gate had no time to decide".to_owned()),
     };
     Explanation {
         allowed: decision.verdict == Verdict::Allow,
         cause: decision.cause.code().to_owned(),
         rule,
-        sha256: Some(digest.to_string()),
+        sha256: examined.digest.map(|digest| digest.to_string()),
         message,
     }
 }

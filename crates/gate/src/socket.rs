@@ -20,6 +20,8 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use sha2::Digest as _;
 
 use crate::gate::{Gate, ReceivedBaseline, explain};
+use crate::preview::{Previews, Subject};
+use crate::text::escaped;
 
 /// How many connections of each kind of peer there may be at once: enough for its work, too few to exhaust the gate,
 /// even when each holds a frame of the greatest length. Each kind has its own, so that none can shut out another.
@@ -30,8 +32,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(600);
 const FOREIGN_SILENCE_MAX: Duration = Duration::from_secs(5);
 /// The longest frame of a foreign user, in bytes: room for the one question that it may ask.
 const FOREIGN_FRAME_BYTES_MAX: usize = 1024;
-/// The longest path in a denial, in bytes with escapes, so that a full reply fits into a frame.
-const PATH_BYTES_MAX: usize = 4096;
 
 /// What a peer may ask, from least to most.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +65,7 @@ pub fn serve(path: &Path, agent_uid: u32, gate: Gate) -> io::Result<()> {
     lock(&gate).warm_up();
     let counts = Arc::new(CONNECTIONS_MAX.map(|_| AtomicUsize::new(0)));
     let is_receiving = Arc::new(AtomicBool::new(false));
+    let previews = Arc::new(Previews::default());
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
             // Out of descriptors, say: others may free some.
@@ -79,12 +80,13 @@ pub fn serve(path: &Path, agent_uid: u32, gate: Gate) -> io::Result<()> {
         };
         let Some(place) = Place::take(&counts, peer) else { continue };
         let (gate, is_receiving) = (Arc::clone(&gate), Arc::clone(&is_receiving));
+        let previews = Arc::clone(&previews);
         // A thread that cannot be started drops the connection, and with it the place.
         let _started =
             std::thread::Builder::new().name("peer".to_owned()).stack_size(512 * 1024).spawn(move || {
                 let _place = place;
                 // A peer that misbehaves or goes away ends its own connection, nothing else.
-                drop(Connection { stream, peer, gate, is_receiving, incoming: None }.serve());
+                drop(Connection { stream, peer, gate, is_receiving, previews, incoming: None }.serve());
             });
     }
     Ok(())
@@ -133,6 +135,7 @@ struct Connection {
     gate: Arc<Mutex<Gate>>,
     /// Whether some connection is sending a baseline.
     is_receiving: Arc<AtomicBool>,
+    previews: Arc<Previews>,
     incoming: Option<Incoming>,
 }
 
@@ -186,6 +189,7 @@ impl Connection {
             Request::Status => Peer::Other,
             Request::Enroll { .. } => Peer::Root,
             Request::Explain { .. }
+            | Request::Preview { .. }
             | Request::StorePolicy { .. }
             | Request::BaselineBegin { .. }
             | Request::BaselineChunk { .. }
@@ -201,8 +205,19 @@ impl Connection {
         let reply = match request {
             Request::Status => Reply::Status(Box::new(lock(&self.gate).status())),
             Request::Explain { path } => {
-                let judge = lock(&self.gate).explaining_judge();
-                Reply::Explanation(explain(&judge, &path))
+                let judge = lock(&self.gate).judge_of(None).map(|(_, judge)| judge);
+                let explained = judge.and_then(|judge| {
+                    let work = move || explain(&judge, &path);
+                    let thread = std::thread::Builder::new().name("explain".to_owned()).spawn(work)?;
+                    thread.join().map_err(|_panic| anyhow::anyhow!("the file could not be judged"))
+                });
+                match explained {
+                    Ok(explanation) => Reply::Explanation(explanation),
+                    Err(error) => Reply::Refused { reason: format!("{error:#}") },
+                }
+            }
+            Request::Preview { policy, age_seconds_max } => {
+                self.preview(policy.as_deref(), Duration::from_secs(age_seconds_max))
             }
             Request::Enroll { machine, incarnation, order_keys } => {
                 done(lock(&self.gate).enroll(&machine, incarnation, &order_keys))
@@ -236,6 +251,18 @@ impl Connection {
             }
         };
         write_frame(&mut self.stream, &reply)
+    }
+
+    fn preview(&self, policy: Option<&str>, age_max: Duration) -> Reply {
+        let mut gate = lock(&self.gate);
+        let meant = policy.map(|policy| gate.policy_meant(policy)).transpose();
+        let found = meant.and_then(|policy| gate.judge_of(policy));
+        let baseline = gate.baseline_digest();
+        drop(gate);
+        match found {
+            Ok((policy, judge)) => self.previews.ask(Subject { policy, baseline }, age_max, judge),
+            Err(error) => Reply::Refused { reason: format!("{error:#}") },
+        }
     }
 
     fn begin(&mut self, bytes: u64, sha256: &str) -> anyhow::Result<()> {
@@ -305,33 +332,6 @@ fn wire(denial: &enforcement::Denial) -> Denial {
     }
 }
 
-/// A path as text that no terminal and no log can be tricked with; cut to what is bearable.
-fn escaped(path: &[u8]) -> String {
-    let mut text = String::new();
-    let mut add = |piece: &str| {
-        let fits = text.len() + piece.len() <= PATH_BYTES_MAX;
-        if fits {
-            text.push_str(piece);
-        }
-        fits
-    };
-    'path: for chunk in path.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            let plain = !c.is_control() && c != '\\';
-            let piece = if plain { c.to_string() } else { c.escape_default().to_string() };
-            if !add(&piece) {
-                break 'path;
-            }
-        }
-        for byte in chunk.invalid() {
-            if !add(&format!("\\x{byte:02x}")) {
-                break 'path;
-            }
-        }
-    }
-    text
-}
-
 /// Tells systemd that the socket is there (`sd_notify(3)`), when it asked to be told.
 fn notify_ready() {
     use std::os::linux::net::SocketAddrExt as _;
@@ -346,19 +346,5 @@ fn notify_ready() {
     // Without the message systemd waits until its own deadline, and says so.
     if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
         drop(socket.send_to_addr(b"READY=1", &address));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::escaped;
-
-    #[test]
-    fn hostile_names_become_plain_text() {
-        assert_eq!(escaped(b"/tmp/a\nb\x1b[2J"), "/tmp/a\\nb\\u{1b}[2J");
-        assert_eq!(escaped(b"/tmp/\xff\\"), "/tmp/\\xff\\\\");
-        for byte in [b'a', b'\n', b'\\', 0xff, 0xe2] {
-            assert!((4090..=4096).contains(&escaped(&[byte; 100_000]).len()));
-        }
     }
 }

@@ -79,6 +79,36 @@ fn explain_joins_the_gates_verdict_with_the_packages() {
 }
 
 #[test]
+fn preview_lists_what_runs_and_would_be_refused() {
+    let server = Server::start();
+    let machine = Machine::connected(&server);
+    let path = machine.folder.join("sleeper");
+    std::fs::copy("/usr/bin/sleep", &path).unwrap();
+    let mut sleeper = machine.inside(&[path.to_str().unwrap(), "600"]).spawn().unwrap();
+    // As soon as the process is that program, and no longer the one that starts it.
+    let found = || {
+        let preview = machine.json(&["preview"]);
+        let refused = preview["refused"].as_array().unwrap();
+        refused.iter().find(|file| file["path"] == path.to_str().unwrap()).cloned()
+    };
+    wait_until("the program runs and is listed", || found().is_some());
+    let file = found().unwrap();
+    assert_eq!((&file["cause"], &file["processes"]), (&"unlisted".into(), &1.into()));
+    assert_eq!(file["pids"], serde_json::json!([sleeper.id()]));
+    let text = machine.command(&["preview"]).output().unwrap().stdout;
+    let text = String::from_utf8(text).unwrap();
+    for expected in [path.to_str().unwrap(), "audit is off", &format!("runs as {}", sleeper.id())] {
+        assert!(text.contains(expected), "{expected:?} in {text}");
+    }
+    let unknown = machine.command(&["preview", "--policy", "unheard-of"]).output().unwrap();
+    assert_eq!(unknown.status.code(), Some(1));
+    let why = String::from_utf8(unknown.stderr).unwrap();
+    assert!(why.contains("holds no policy of this name"), "{why}");
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+}
+
+#[test]
 fn inventory_runs_at_once() {
     let server = Server::start();
     let mut machine = Machine::new("true");
@@ -113,7 +143,7 @@ fn completion_help_and_settings() {
     machine.configure("no_such_key = 1\n");
     let output = machine.command(&["status"]).output().unwrap();
     assert!(String::from_utf8(output.stderr).unwrap().contains("no_such_key"));
-    for command in ["enroll", "run", "status", "doctor", "explain", "inventory"] {
+    for command in ["enroll", "run", "status", "doctor", "explain", "preview", "inventory"] {
         let output = machine.command(&[command, "--help"]).output().unwrap();
         assert!(output.status.success() && !output.stdout.is_empty(), "{command}");
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -139,6 +140,26 @@ kernel_test! {
             lab.enforcer.release();
             assert_eq!(lab.act(who, &[&"run", &served.program]), Outcome::Ran);
         }
+    }
+}
+
+kernel_test! {
+    fn an_examiner_says_the_same_and_asks_the_server_for_no_byte() {
+        let lab = Lab::new();
+        let served = served(&lab);
+        // An examiner that opened the file would wait for ever.
+        served.stalls.store(true, Ordering::SeqCst);
+        let (judge, program) = (Arc::clone(&lab.judge), served.program.clone());
+        let examined = std::thread::spawn(move || {
+            let mut examiner = enforcement::Examiner::new(enforcement::KnownDigests::default()).unwrap();
+            examiner.path(&program, judge.as_ref()).unwrap()
+        });
+        until("it is examined", || examined.is_finished().then_some(()));
+        let examined = examined.join().unwrap();
+        assert_eq!(examined.decision.cause, DecisionCause::Unverifiable);
+        assert_eq!((examined.digest, examined.path), (None, served.program.into_os_string().into_vec()));
+        let mountinfo = fs::read("/proc/thread-self/mountinfo").unwrap();
+        assert!(!enforcement::foreign_devices(&mountinfo).is_empty());
     }
 }
 

@@ -9,6 +9,7 @@ mod crashes;
 mod ends;
 mod orders;
 mod peers;
+mod previews;
 mod state;
 mod support;
 mod survival;

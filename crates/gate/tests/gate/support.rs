@@ -33,7 +33,7 @@ pub(crate) const STRANGER: u32 = 54_321;
 /// The folder of the test. Made outside, so that it can be removed when nothing is mounted in it any more.
 const FOLDER: &str = "CORDON_TEST_FOLDER";
 
-/// Runs a test's body in a process and a mount namespace of its own.
+/// Runs a test's body in a process, a mount namespace and a process namespace of its own.
 pub(crate) fn isolated(name: &str, body: fn()) {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
         return body();
@@ -43,7 +43,7 @@ pub(crate) fn isolated(name: &str, body: fn()) {
     let output = folder.path().join("output");
     let log = fs::File::create(&output).unwrap();
     let mut child = Command::new("unshare")
-        .args(["--mount", "--propagation", "private"])
+        .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture"])
         .env(INSIDE, name)

@@ -3,7 +3,6 @@
 //! A restriction is a session: a group with its marks and the threads around it. Another judge takes the place of the
 //! one before inside the session, so the kernel asks without a gap.
 
-use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -20,7 +19,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::denial::{self, Denial, DenialLog, Process, RawDenial};
 use crate::foreign::Foreign;
 use crate::label::{self, InodeVersion, Job, Label};
-use crate::mounts::{self, Mount};
+use crate::namespaces;
 use crate::responder::{self, Answer};
 use crate::verdicts::{self, Verdicts};
 use crate::{Enforcer, Error, Judge, Status, sys};
@@ -164,8 +163,8 @@ pub(crate) struct Shared {
     /// Readable forever once the session ends.
     pub(crate) stop: EventFd,
     stopped: AtomicBool,
-    marks: AtomicU64,
-    unmarked: AtomicU64,
+    pub(crate) marks: AtomicU64,
+    pub(crate) unmarked: AtomicU64,
     pub(crate) asked: AtomicU64,
     pub(crate) denied: AtomicU64,
 }
@@ -333,7 +332,7 @@ impl Session {
             }
         })?;
         spawn("denials", shared, |shared| denial::run(shared))?;
-        mark_and_watch_mounts(shared)?;
+        namespaces::cover(shared)?;
         Ok(session)
     }
 }
@@ -357,66 +356,6 @@ impl Drop for Session {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }));
-    }
-}
-
-/// Marks every mount, and goes on to mark those that appear.
-///
-/// Between a mount's appearance and its mark there is a moment: see the limitations of tier T3.
-fn mark_and_watch_mounts(shared: &Arc<Shared>) -> Result<(), Error> {
-    // The thread's own: its mount namespace may differ from that of the process.
-    let path = "/proc/thread-self/mountinfo";
-    let mountinfo = std::fs::File::open(path).map_err(|error| Error::new(format!("open {path}"), error))?;
-    mark_mounts(&mountinfo, shared)?;
-    spawn("mounts", shared, move |shared| {
-        while !shared.stopping() {
-            let mut polled = [
-                PollFd::new(mountinfo.as_fd(), PollFlags::POLLPRI),
-                PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN),
-            ];
-            if poll(&mut polled, PollTimeout::NONE).is_err() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            if !shared.stopping() {
-                // A mount that takes no mark is counted, and tried again with the next change.
-                drop(mark_mounts(&mountinfo, shared));
-            }
-        }
-    })?;
-    Ok(())
-}
-
-fn mark_mounts(mut mountinfo: &std::fs::File, shared: &Arc<Shared>) -> Result<(), Error> {
-    let mut text = Vec::new();
-    std::io::Seek::rewind(&mut mountinfo)
-        .and_then(|()| mountinfo.read_to_end(&mut text))
-        .map_err(|error| Error::new("read mountinfo", error))?;
-    let (foreign, own): (Vec<Mount>, _) =
-        mounts::with_programs(&text).into_iter().partition(|mount| mount.foreign);
-    let (mut marks, mut unmarked, mut failed) = (0, 0, None);
-    for mount in own {
-        let marked = mount.reopen_path().and_then(|path| {
-            let coverage = shared.settings.scope.coverage();
-            sys::mark_executions(shared.group.as_fd(), path.as_c_str(), coverage)
-        });
-        match marked {
-            Ok(()) => marks += 1,
-            // The mount went away.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
-            Err(error) => {
-                unmarked += 1;
-                let call = format!("fanotify_mark {}", mount.path.to_string_lossy());
-                failed = Some(Error::new(call, error));
-            }
-        }
-    }
-    shared.marks.store(marks, Ordering::Relaxed);
-    shared.unmarked.store(unmarked, Ordering::Relaxed);
-    shared.foreign.cover(&foreign, shared);
-    match failed {
-        // One mount that takes no mark, which any user may be able to arrange, must not keep the others open.
-        Some(error) if marks == 0 => Err(error),
-        _ => Ok(()),
     }
 }
 

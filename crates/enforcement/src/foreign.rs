@@ -19,12 +19,12 @@ use crate::Error;
 use crate::denial::{self, RawDenial};
 use crate::fanotify::{Shared, event_fd, spawn};
 use crate::label::Label;
-use crate::mounts::Mount;
+use crate::mounts::{Patience, Place};
 use crate::sys::{self, Response};
 
 /// The most mounts of this kind that are covered; each costs a thread.
 const FOREIGN_MAX: usize = 256;
-/// How long a change of the mounts waits for marks: servers answer at once, or not at all.
+/// How long the switch waits for marks: servers answer at once, or not at all.
 const MARKED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The foreign mounts.
@@ -37,7 +37,7 @@ pub(crate) struct Foreign {
 
 /// One mount, between its thread and the one that watches mounts.
 struct Guard {
-    mount: Mount,
+    place: Place,
     group: OwnedFd,
     /// Readable when the thread is to look: the mounts changed, or this one is gone.
     look: EventFd,
@@ -48,13 +48,12 @@ struct Guard {
 }
 
 impl Foreign {
-    /// Covers these mounts and lets go of all others. Waits for their marks, but not for long.
-    pub(crate) fn cover(&self, mounts: &[Mount], shared: &Arc<Shared>) {
-        let start = Instant::now();
-        self.total.store(mounts.len() as u64, Ordering::Relaxed);
+    /// Covers these mounts and lets go of all others.
+    pub(crate) fn cover(&self, places: &[Place], shared: &Arc<Shared>) {
+        self.total.store(places.len() as u64, Ordering::Relaxed);
         let mut guards = self.lock();
         guards.retain(|_, guard| {
-            let stays = mounts.contains(&guard.mount);
+            let stays = places.iter().any(|place| place.mount == guard.place.mount);
             if !stays {
                 guard.gone.store(true, Ordering::Release);
             }
@@ -63,16 +62,20 @@ impl Foreign {
             let _ = guard.look.write(1);
             stays
         });
-        for mount in mounts {
+        for place in places {
             if guards.len() < FOREIGN_MAX
-                && !guards.contains_key(&mount.id)
-                && let Ok(guard) = Guard::start(mount, shared)
+                && !guards.contains_key(&place.mount.id)
+                && let Ok(guard) = Guard::start(place, shared)
             {
-                guards.insert(mount.id, guard);
+                guards.insert(place.mount.id, guard);
             }
         }
-        let all: Vec<_> = guards.values().cloned().collect();
-        drop(guards);
+    }
+
+    /// Waits for the marks, but not for long.
+    pub(crate) fn wait(&self, shared: &Shared) {
+        let start = Instant::now();
+        let all: Vec<_> = self.lock().values().cloned().collect();
         let is_pending = || all.iter().any(|guard| !guard.tried.load(Ordering::Acquire));
         while is_pending() && start.elapsed() < MARKED_WITHIN && !shared.stopping() {
             std::thread::sleep(Duration::from_micros(200));
@@ -100,9 +103,9 @@ impl Foreign {
 }
 
 impl Guard {
-    fn start(mount: &Mount, shared: &Arc<Shared>) -> Result<Arc<Self>, Error> {
+    fn start(place: &Place, shared: &Arc<Shared>) -> Result<Arc<Self>, Error> {
         let guard = Arc::new(Self {
-            mount: mount.clone(),
+            place: place.clone(),
             group: sys::fanotify_init().map_err(|error| Error::new("fanotify_init", error))?,
             look: event_fd()?,
             gone: AtomicBool::new(false),
@@ -125,8 +128,11 @@ impl Guard {
                 return;
             }
             if !self.tried.load(Ordering::Acquire) {
-                let coverage = shared.settings.scope.coverage();
-                let marked = sys::mark_executions(self.group.as_fd(), &self.mount.path, coverage);
+                let marked =
+                    self.place.mount.reopen_path(&self.place.root, Patience::Waits).and_then(|path| {
+                        let coverage = shared.settings.scope.coverage();
+                        sys::mark_executions(self.group.as_fd(), path.as_c_str(), coverage)
+                    });
                 self.marked.store(marked.is_ok(), Ordering::Release);
                 self.tried.store(true, Ordering::Release);
             }

@@ -5,8 +5,7 @@
 //!
 //! Tier T3, [`Fanotify`], needs Linux 5.0 (`FAN_OPEN_EXEC_PERM`), `CONFIG_FANOTIFY_ACCESS_PERMISSIONS`,
 //! `CAP_SYS_ADMIN`, and `CAP_LEASE` with the sysctl `fs.leases-enable`: it allows nothing that it cannot hold a lease
-//! on. It does not see memfd, nor mappings, nor filesystems that only other mount namespaces have mounted, and when the
-//! process dies the kernel allows: fanotify has no other answer.
+//! on. It does not see memfd, nor mappings, and when the process dies the kernel allows: fanotify has no other answer.
 
 #[expect(unsafe_code, reason = "the system calls that no safe library offers")]
 mod sys;
@@ -18,6 +17,7 @@ mod fanotify;
 mod foreign;
 mod label;
 mod mounts;
+mod namespaces;
 mod responder;
 mod verdicts;
 

@@ -332,6 +332,15 @@ pub(crate) fn read_lease_break(signals: BorrowedFd<'_>) -> io::Result<Option<Lea
     Ok(Some(if word(0) == lease_signal() { LeaseBreak::Of(word(20)) } else { LeaseBreak::Unknown }))
 }
 
+/// `NS_GET_USERNS` of `ioctl_ns(2)`.
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
+
+/// The user namespace that a namespace belongs to.
+pub(crate) fn owner_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the request has no argument, and answers a descriptor or -1.
+    owned(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) })
+}
+
 fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     checked(fd)?;
     // SAFETY: the kernel made this descriptor, and nothing else owns it.

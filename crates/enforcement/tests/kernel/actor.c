@@ -5,12 +5,15 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -74,6 +77,38 @@ static int write_mapped(const char *path, int at, int byte) {
     return munmap(map, 4096) ? failed() : 0;
 }
 
+static int write_text(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY);
+    return fd < 0 || write(fd, text, strlen(text)) < 0 || close(fd);
+}
+
+// Becomes root of the user namespace that it has just made.
+static int become_root(unsigned user, unsigned group) {
+    char users[32], groups[32];
+    // Who changed its user does not own its files in /proc otherwise.
+    if (prctl(PR_SET_DUMPABLE, 1)) return 1;
+    snprintf(users, sizeof users, "0 %u 1", user);
+    snprintf(groups, sizeof groups, "0 %u 1", group);
+    return write_text("/proc/self/uid_map", users) || write_text("/proc/self/setgroups", "deny") ||
+           write_text("/proc/self/gid_map", groups);
+}
+
+// Copies a program onto a new tmpfs at `at`, in a mount namespace of its own, and executes it there when told to.
+static int in_namespace(const char *path, const char *at, int flags) {
+    static char program[1 << 20];
+    unsigned user = getuid(), group = getgid();
+    int from = open(path, O_RDONLY);
+    ssize_t length = read(from, program, sizeof program);
+    if (from < 0 || length < 0 || unshare(flags)) return failed();
+    if (flags & CLONE_NEWUSER && become_root(user, group)) return failed();
+    // A namespace of root's starts with the propagation of the other one, which the test made private.
+    if (mount("tmpfs", at, "tmpfs", 0, NULL) || chdir(at)) return failed();
+    int to = open("payload", O_CREAT | O_WRONLY, 0755);
+    if (to < 0 || write(to, program, length) != length || close(to)) return failed();
+    meet();
+    return execute("payload");
+}
+
 int main(int count, char **words) {
     if (count > 3 && !strcmp(words[1], "as")) {
         unsigned id = atoi(words[2]);
@@ -106,6 +141,9 @@ int main(int count, char **words) {
         return execute_fd(fd);
     }
     if (!strcmp(what, "memory")) return in_memory(path);
+    if (!strcmp(what, "in-namespace") && count == 4) return in_namespace(path, words[3], CLONE_NEWNS);
+    if (!strcmp(what, "in-user-namespace") && count == 4)
+        return in_namespace(path, words[3], CLONE_NEWNS | CLONE_NEWUSER);
     if (!strcmp(what, "flood") && count == 5) return flood(path, atoi(words[3]), atoi(words[4]));
     if (!strcmp(what, "setcap")) return give_capability(path);
     if (!strcmp(what, "write-mapped") && count == 5) return write_mapped(path, atoi(words[3]), atoi(words[4]));

@@ -9,6 +9,7 @@ mod filesystem;
 mod foreign;
 mod gaps;
 mod limits;
+mod overlay;
 mod rows;
 mod support;
 mod switch;

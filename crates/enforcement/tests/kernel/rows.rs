@@ -144,7 +144,7 @@ kernel_test! {
         bytes.extend(b"unlisted");
         install(&path, &bytes);
         install(&lab.disk.join("any"), &payload());
-        let running = lab.prepare_with(&path, Who::Root, &[&"fd", &lab.disk.join("any")]);
+        let running = Waiting::start(&path, Who::Root, &[&"fd", &lab.disk.join("any")]);
         let alias = format!("/proc/{}/exe", running.id());
         lab.restrict();
         assert_eq!(lab.act(Who::Root, &[&"run", &alias]), Outcome::Refused);

@@ -31,8 +31,8 @@ pub(crate) const EVIL: u8 = 43;
 /// The folder of the test. Made outside, so that it can be removed when nothing is mounted in it any more.
 const FOLDER: &str = "CORDON_TEST_FOLDER";
 
-/// Runs a test's body in a process and a mount namespace of its own.
-pub(crate) fn isolated(name: &str, body: fn()) {
+/// Runs a test's body in a process and a mount namespace of its own, made with these further options of `unshare`.
+pub(crate) fn isolated(name: &str, options: &[&str], body: fn()) {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
         return body();
     }
@@ -42,6 +42,7 @@ pub(crate) fn isolated(name: &str, body: fn()) {
     let log = fs::File::create(&output).unwrap();
     let mut child = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
+        .args(options)
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture"])
         .env(INSIDE, name)
@@ -70,14 +71,20 @@ pub(crate) fn isolated(name: &str, body: fn()) {
 
 /// A test that runs isolated.
 macro_rules! kernel_test {
-    ($(#[$attribute:meta])* fn $name:ident() $body:block) => {
-        $(#[$attribute])*
+    (fn $name:ident() $body:block) => {
+        kernel_test! { @with [] fn $name() $body }
+    };
+    // With processes of its own too: those of this machine, and their mount namespaces, are not to be found.
+    (alone fn $name:ident() $body:block) => {
+        kernel_test! { @with ["--pid", "--fork", "--kill-child", "--mount-proc"] fn $name() $body }
+    };
+    (@with $options:tt fn $name:ident() $body:block) => {
         #[test]
         fn $name() {
             let path = concat!(module_path!(), "::", stringify!($name));
             // The first segment is the name of the test binary.
             let name = path.split_once("::").map_or(path, |(_, rest)| rest);
-            crate::support::isolated(name, || $body);
+            crate::support::isolated(name, &$options, || $body);
         }
     };
 }
@@ -170,7 +177,7 @@ impl Lab {
 
     pub(crate) fn with(settings: Settings) -> Self {
         assert_eq!(enforcement::support(), None, "these tests need root and a kernel with fanotify");
-        let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
+        let folder = test_folder();
         open_to_all(&folder);
         let (disk, memory) = (folder.join("disk"), folder.join("memory"));
         for path in [&disk, &memory] {
@@ -179,9 +186,7 @@ impl Lab {
         }
         mount_tmpfs(&memory);
         let actor = folder.join("actor");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel/actor.c");
-        let compiled = Command::new("cc").args(["-O1", "-o"]).arg(&actor).arg(source).status();
-        assert!(compiled.expect("a C compiler is needed").success());
+        compile_actor(&actor, &[]);
         let judge = Arc::new(ListJudge::default());
         judge.list(&fs::read(&actor).unwrap());
         let enforcer = Fanotify::new(Settings { scope: MarkScope::Mount, ..settings });
@@ -213,17 +218,7 @@ impl Lab {
 
     /// The actor prepares something, and waits for [`Waiting::go`].
     pub(crate) fn prepare(&self, who: Who, words: &[&dyn AsRef<OsStr>]) -> Waiting {
-        self.prepare_with(&self.actor, who, words)
-    }
-
-    /// The same with a copy of the actor.
-    pub(crate) fn prepare_with(&self, actor: &Path, who: Who, words: &[&dyn AsRef<OsStr>]) -> Waiting {
-        let mut command = command(actor, who, words);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "the actor ended with {:?}", child.try_wait());
-        Waiting(child)
+        Waiting::start(&self.actor, who, words)
     }
 
     /// The denials of a file, once there are any.
@@ -242,7 +237,19 @@ impl Lab {
     }
 }
 
-fn command(actor: &Path, who: Who, words: &[&dyn AsRef<OsStr>]) -> Command {
+/// The folder of this test.
+pub(crate) fn test_folder() -> PathBuf {
+    PathBuf::from(std::env::var_os(FOLDER).unwrap())
+}
+
+/// Compiles the actor, with these further options.
+pub(crate) fn compile_actor(at: &Path, options: &[&str]) {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel/actor.c");
+    let compiled = Command::new("cc").args(["-O1", "-o"]).arg(at).args(options).arg(source).status();
+    assert!(compiled.expect("a C compiler is needed").success());
+}
+
+pub(crate) fn command(actor: &Path, who: Who, words: &[&dyn AsRef<OsStr>]) -> Command {
     let mut command = Command::new(actor);
     if who == Who::User {
         command.args(["as", USER]);
@@ -263,6 +270,16 @@ pub(crate) fn run(path: &Path) -> Outcome {
 pub(crate) struct Waiting(Child);
 
 impl Waiting {
+    /// This actor prepares something, and waits for [`Waiting::go`].
+    pub(crate) fn start(actor: &Path, who: Who, words: &[&dyn AsRef<OsStr>]) -> Self {
+        let mut command = command(actor, who, words);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "the actor ended with {:?}", child.try_wait());
+        Self(child)
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }

@@ -17,6 +17,7 @@ pub mod machine_action;
 pub mod machine_group;
 pub mod odata;
 pub mod policy;
+pub mod policy_settings;
 pub mod role;
 pub mod settings;
 mod text;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::date_time::DateTimeUtc;
+use crate::policy_settings::PolicySettings;
 
 /// An allow policy as people write it. Unknown keys are refused: a misspelled rule must not vanish.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -19,6 +20,9 @@ pub struct PolicyDocument {
     #[serde(default = "default_profile")]
     #[schema(pattern = r"^(os-only|os\+approved|survival-only)$", examples("os+approved"))]
     pub profile: String,
+    /// How it treats what content alone does not decide.
+    #[serde(default, skip_serializing_if = "PolicySettings::is_default")]
+    pub settings: PolicySettings,
     /// Explicit rules; their order has no meaning.
     #[serde(default)]
     #[schema(max_items = 10_000)]
@@ -35,13 +39,21 @@ pub struct Rule {
     /// `allow` or `deny`.
     #[schema(pattern = "^(allow|deny)$", examples("allow"))]
     pub effect: String,
-    /// SHA-256 of the file's content, 64 hexadecimal digits.
+    /// SHA-256 of the file's content, 64 hexadecimal digits. This, or `fsVerity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(
         pattern = "^[0-9a-fA-F]{64}$",
         examples("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
     )]
-    pub sha256: String,
-    /// When given, the rule counts only for the file at this absolute path.
+    pub sha256: Option<String>,
+    /// The file's fs-verity digest of SHA-256, 64 hexadecimal digits, as `fsverity digest` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(
+        pattern = "^[0-9a-fA-F]{64}$",
+        examples("3d248ca542a24fc62d1c43b916eae5016878e2533c88238480b26128a1f1af95")
+    )]
+    pub fs_verity: Option<String>,
+    /// When given, with `sha256`, the rule counts only for the file at this absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 4096, pattern = r"^/[^\x00]*$", examples("/opt/backup/run"))]
     pub path: Option<String>,
@@ -61,6 +73,10 @@ pub struct Policy {
     /// Profile name.
     #[schema(examples("os+approved"))]
     pub profile: String,
+    /// The settings, those at their defaults too.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub settings: PolicySettings,
     /// The rules.
     pub rules: Vec<Rule>,
     /// Counts the saved versions, from 1.
@@ -95,6 +111,10 @@ pub struct PolicyChange {
     /// The profile after, when it differs.
     #[schema(examples("os+approved"))]
     pub profile_after: Option<String>,
+    /// The settings that differ.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub settings: Vec<SettingChange>,
     /// Rules that are new.
     pub added: Vec<Rule>,
     /// Rules that are gone.
@@ -115,6 +135,21 @@ pub struct PolicyApplied {
     pub policy: Policy,
     /// What it says otherwise than the revision before.
     pub change: PolicyChange,
+}
+
+/// A setting that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SettingChange {
+    /// Its name: the keys that lead to it in the settings, with dots between.
+    #[schema(examples("guards.ptrace"))]
+    pub setting: String,
+    /// Its value before.
+    #[schema(examples("enforce"))]
+    pub before: String,
+    /// Its value after.
+    #[schema(examples("audit"))]
+    pub after: String,
 }
 
 /// A rule that differs.
@@ -138,12 +173,14 @@ impl PolicyChange {
     ) -> Self {
         let profile = |profile| profile_name(profile).to_owned();
         let changed = diff.changed.into_iter();
+        let setting = |(setting, before, after)| SettingChange { setting, before, after };
         Self {
             name,
             from_revision: from,
             to_revision: to,
             profile_before: diff.profile.map(|(before, _)| profile(before)),
             profile_after: diff.profile.map(|(_, after)| profile(after)),
+            settings: diff.settings.into_iter().map(setting).collect(),
             added: diff.added.into_iter().map(Rule::from).collect(),
             removed: diff.removed.into_iter().map(Rule::from).collect(),
             changed: changed.map(|(old, new)| RuleChange { before: old.into(), after: new.into() }).collect(),
@@ -177,8 +214,9 @@ impl PolicyDocument {
             .ok_or_else(|| {
                 format!("profile {:?} is not one of os-only, os+approved, survival-only", self.profile)
             })?;
+        let settings = self.settings.read().map_err(|error| format!("settings: {error}"))?;
         let rules = self.rules.into_iter().map(Rule::read).collect::<Result<_, _>>()?;
-        let policy = AllowPolicy { name: self.name, revision: 0, profile, rules };
+        let policy = AllowPolicy { name: self.name, revision: 0, profile, settings, rules };
         policy.validate().map_err(|error| error.to_string())?;
         Ok(policy)
     }
@@ -195,6 +233,7 @@ impl Policy {
         Self {
             name: policy.name,
             profile: profile_name(policy.profile).to_owned(),
+            settings: policy.settings.into(),
             rules: policy.rules.into_iter().map(Rule::from).collect(),
             revision: policy.revision,
             digest: digest.to_string(),
@@ -206,15 +245,26 @@ impl Policy {
 
 impl Rule {
     fn read(self) -> Result<allow_policy::Rule, String> {
-        let digest = self.sha256.parse().map_err(|error| format!("rule {:?}: sha256: {error}", self.id))?;
+        let digest = |key: &str, text: String| {
+            text.parse::<Sha256Digest>().map_err(|error| format!("rule {:?}: {key}: {error}", self.id))
+        };
         let effect = match self.effect.as_str() {
             "allow" => Effect::Allow,
             "deny" => Effect::Deny,
             other => return Err(format!("rule {:?}: effect {other:?} is not allow or deny", self.id)),
         };
-        let matcher = match self.path {
-            None => Matcher::Sha256(digest),
-            Some(path) => Matcher::PathSha256(path.into_bytes(), digest),
+        let matcher = match (self.sha256, self.fs_verity, self.path) {
+            (Some(sha256), None, None) => Matcher::Sha256(digest("sha256", sha256)?),
+            (Some(sha256), None, Some(path)) => {
+                Matcher::PathSha256(path.into_bytes(), digest("sha256", sha256)?)
+            }
+            (None, Some(fs_verity), None) => Matcher::FsVerity(digest("fsVerity", fs_verity)?),
+            (None, Some(_), Some(_)) => {
+                return Err(format!("rule {:?}: an fs-verity digest counts at every path", self.id));
+            }
+            (None, None, _) | (Some(_), Some(_), _) => {
+                return Err(format!("rule {:?} must have either sha256 or fsVerity", self.id));
+            }
         };
         Ok(allow_policy::Rule { id: self.id, matcher, effect, comment: self.comment })
     }
@@ -222,9 +272,12 @@ impl Rule {
 
 impl From<allow_policy::Rule> for Rule {
     fn from(rule: allow_policy::Rule) -> Self {
-        let (digest, path) = match rule.matcher {
-            Matcher::Sha256(digest) => (digest, None),
-            Matcher::PathSha256(path, digest) => (digest, Some(String::from_utf8_lossy(&path).into_owned())),
+        let (sha256, fs_verity, path) = match rule.matcher {
+            Matcher::Sha256(digest) => (Some(digest), None, None),
+            Matcher::PathSha256(path, digest) => {
+                (Some(digest), None, Some(String::from_utf8_lossy(&path).into_owned()))
+            }
+            Matcher::FsVerity(digest) => (None, Some(digest), None),
         };
         Self {
             id: rule.id,
@@ -233,7 +286,8 @@ impl From<allow_policy::Rule> for Rule {
                 Effect::Deny => "deny",
             }
             .to_owned(),
-            sha256: digest.to_string(),
+            sha256: sha256.map(|digest| digest.to_string()),
+            fs_verity: fs_verity.map(|digest| digest.to_string()),
             path,
             comment: rule.comment,
         }

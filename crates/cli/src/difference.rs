@@ -53,10 +53,14 @@ pub(crate) fn rendered(differences: &[Difference]) -> String {
     differences.iter().map(line).collect()
 }
 
-/// What a policy says. Digests are compared as numbers, and rules have no order.
+/// What a policy says. Digests are compared as numbers, rules have no order, and settings at their defaults go without
+/// saying.
 pub(crate) fn of_policy(policy: &PolicyDocument) -> Lines {
-    let rules = policy.rules.iter().map(|rule| ((1, rule.id.clone()), rule_line(rule)));
-    ordered(std::iter::once(line(0, format!("profile: {}", policy.profile))).chain(rules).collect())
+    let settings = policy.settings.read().map(|settings| settings.entries_set()).unwrap_or_default();
+    let settings = settings.iter().map(|(setting, value)| setting_line(setting, value));
+    let rules = policy.rules.iter().map(|rule| ((2, rule.id.clone()), rule_line(rule)));
+    let profile = line(0, format!("profile: {}", policy.profile));
+    ordered(std::iter::once(profile).chain(settings).chain(rules).collect())
 }
 
 /// What a machine group says; `rank` is where it stands among all, if the document says where it is to.
@@ -100,16 +104,27 @@ pub(crate) fn of_change(change: &PolicyChange) -> Vec<Difference> {
     let mut after = Lines::new();
     before.extend(change.profile_before.as_ref().map(|profile| line(0, format!("profile: {profile}"))));
     after.extend(change.profile_after.as_ref().map(|profile| line(0, format!("profile: {profile}"))));
-    let rule = |rule: &Rule| ((1, rule.id.clone()), rule_line(rule));
+    before.extend(change.settings.iter().map(|change| setting_line(&change.setting, &change.before)));
+    after.extend(change.settings.iter().map(|change| setting_line(&change.setting, &change.after)));
+    let rule = |rule: &Rule| ((2, rule.id.clone()), rule_line(rule));
     before.extend(change.removed.iter().chain(change.changed.iter().map(|both| &both.before)).map(rule));
     after.extend(change.added.iter().chain(change.changed.iter().map(|both| &both.after)).map(rule));
     between(&ordered(before), &ordered(after))
 }
 
+fn setting_line(setting: &str, value: &str) -> (Place, String) {
+    ((1, setting.to_owned()), format!("{setting}: {value}"))
+}
+
 fn rule_line(rule: &Rule) -> String {
     let path = rule.path.as_ref().map(|path| format!(" at {path}")).unwrap_or_default();
     let comment = if rule.comment.is_empty() { String::new() } else { format!(" ({})", rule.comment) };
-    format!("rule {}: {} {}{path}{comment}", rule.id, rule.effect, rule.sha256.to_lowercase())
+    let content = match (&rule.sha256, &rule.fs_verity) {
+        (Some(sha256), _) => sha256.to_lowercase(),
+        (None, Some(digest)) => format!("fs-verity {}", digest.to_lowercase()),
+        (None, None) => String::new(),
+    };
+    format!("rule {}: {} {content}{path}{comment}", rule.id, rule.effect)
 }
 
 fn line(place: u8, line: String) -> (Place, String) {

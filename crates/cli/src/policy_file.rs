@@ -17,7 +17,19 @@ pub(crate) const HELP: &str = r#"A policy file in TOML (the same keys in JSON):
   effect = "allow"           # or deny
   sha256 = "<64 hexadecimal digits of sha256sum>"
   path = "/opt/backup/agent" # optional: only at this path
-  comment = "CHG-1042"       # optional"#;
+  comment = "CHG-1042"       # optional
+  [settings]                 # optional, as is each of them; shown with their defaults
+  interpreters = "default"   # or open, strict
+  anonymousCode = "audit"    # or deny
+  runningPrograms = "report" # or freeze, kill
+  containers = "existing"    # or block, by-digest
+  dualUse = "keep"           # or remove
+  allowUpdates = false
+  survivalCheck = "refuse"   # or force
+  guards = { ptrace = "enforce" } # or audit, off
+  notice = { text = "", contact = "", silent = false }
+
+docs/policies.md says what each setting does."#;
 
 /// Reads a policy from a file, or from standard input when the path is `-`. It may have `kind = "policy"`, as the files
 /// of `cordon apply` do.
@@ -84,7 +96,7 @@ path = "/opt/backup/agent"
             "effect",
             "efect",
             &expect![
-                "FILE:4:1: unknown field `efect`, expected one of `id`, `effect`, `sha256`, `path`, `comment`"
+                "FILE:4:1: unknown field `efect`, expected one of `id`, `effect`, `sha256`, `fsVerity`, `path`, `comment`"
             ],
         );
         check_toml(
@@ -92,7 +104,11 @@ path = "/opt/backup/agent"
             "true",
             &expect!["FILE:4:10: invalid type: boolean `true`, expected a string"],
         );
-        check_toml("sha256", "#sha256", &expect!["FILE:2:1: missing field `sha256`"]);
+        check_toml(
+            "sha256",
+            "#sha256",
+            &expect![[r#"FILE: rule "backup-agent" must have either sha256 or fsVerity"#]],
+        );
         check_toml("name = \"default\"", "", &expect!["FILE:1:1: missing field `name`"]);
     }
 
@@ -101,7 +117,9 @@ path = "/opt/backup/agent"
         check(
             "{\n  \"name\": \"default\",\n  \"rule\": []\n}",
             Language::Json,
-            &expect!["FILE:3:8: unknown field `rule`, expected one of `name`, `profile`, `rules`"],
+            &expect![
+                "FILE:3:8: unknown field `rule`, expected one of `name`, `profile`, `settings`, `rules`"
+            ],
         );
         check("{\"name\": ", Language::Json, &expect!["FILE:1:9: EOF while parsing a value"]);
         check("[]", Language::Json, &expect!["FILE:1:0: invalid type: sequence, expected keys and values"]);

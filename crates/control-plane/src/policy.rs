@@ -7,6 +7,7 @@ use domain::audit_entry::AuditEntry;
 use domain::digest::Sha256Digest;
 use domain::machine_group::{MachineAccess, MachineGroup};
 use domain::permission::Requirement;
+use domain::policy_settings::PolicySettings;
 use orders::{SigningKey, VerifiedPolicy, sign_policy};
 use store::machine_group::machine_group_list;
 use store::policy::{
@@ -189,6 +190,7 @@ impl ControlPlane {
                         name: AllowPolicy::DEFAULT_NAME.to_owned(),
                         revision: 0,
                         profile: Profile::OsAndApproved,
+                        settings: PolicySettings::default(),
                         rules: Vec::new(),
                     };
                     policy_record(
@@ -246,7 +248,12 @@ impl ControlPlane {
 /// Saves a planned revision.
 fn policy_record(tx: &Tx<'_>, planned: &StoredPolicy) -> Result<()> {
     policy_create(tx, planned)?;
-    let detail = format!("revision {}, {} rules", planned.policy.revision, planned.policy.rules.len());
+    let AllowPolicy { revision, rules, settings, .. } = &planned.policy;
+    let mut detail = format!("revision {revision}, {} rules", rules.len());
+    let set: Vec<_> = settings.entries_set().into_iter().map(|(setting, _)| setting).collect();
+    if !set.is_empty() {
+        detail = format!("{detail}, not at their defaults: {}", set.join(", "));
+    }
     Ok(audit::record(
         tx,
         planned.updated_at,

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::digest::Sha256Digest;
+use crate::policy_settings::{PolicySettings, SettingError};
 
 /// The most rules that one policy holds. Ten times what a hand-kept list reaches; larger sets belong in packages.
 pub const RULES_MAX: usize = 10_000;
@@ -20,6 +21,8 @@ pub struct AllowPolicy {
     pub revision: u64,
     /// Which sources of trust count besides the rules.
     pub profile: Profile,
+    /// How it treats what content alone does not decide.
+    pub settings: PolicySettings,
     /// Explicit rules; their order has no meaning.
     pub rules: Vec<Rule>,
 }
@@ -55,6 +58,8 @@ pub enum Matcher {
     Sha256(Sha256Digest),
     /// This content, only at this absolute path.
     PathSha256(Vec<u8>, Sha256Digest),
+    /// The content with this fs-verity digest (SHA-256), wherever it lies: the kernel checks it at each read.
+    FsVerity(Sha256Digest),
 }
 
 /// What a rule says about the files that it matches.
@@ -87,6 +92,9 @@ pub enum PolicyError {
     /// A rule's path is not absolute, too long, or holds a NUL byte.
     #[error("the path of rule {0:?} must be absolute, without NUL, and at most {PATH_BYTES_MAX} bytes")]
     Path(String),
+    /// A setting is not what can be set.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
 }
 
 impl AllowPolicy {
@@ -96,7 +104,7 @@ impl AllowPolicy {
     /// Checks names, counts and lengths.
     ///
     /// # Errors
-    /// The first [`PolicyError`] found, in the order of the rules.
+    /// The first [`PolicyError`] found: settings, then the rules in their order.
     pub fn validate(&self) -> Result<(), PolicyError> {
         let name_ok = (1..=64).contains(&self.name.len())
             && self.name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
@@ -106,6 +114,7 @@ impl AllowPolicy {
         if self.rules.len() > RULES_MAX {
             return Err(PolicyError::TooManyRules(self.rules.len()));
         }
+        self.settings.validate()?;
         let mut ids = HashSet::new();
         for rule in &self.rules {
             let id: String = rule.id.chars().take(TEXT_BYTES_MAX).collect();
@@ -133,6 +142,8 @@ impl AllowPolicy {
 pub struct PolicyDiff {
     /// The profile before and after, when it differs.
     pub profile: Option<(Profile, Profile)>,
+    /// The settings that differ: name, value before, value after.
+    pub settings: Vec<(String, String, String)>,
     /// Rules that are new.
     pub added: Vec<Rule>,
     /// Rules that are gone.
@@ -142,12 +153,19 @@ pub struct PolicyDiff {
 }
 
 impl PolicyDiff {
-    /// What `after` says otherwise than `before`; of a first version everything is new.
+    /// What `after` says otherwise than `before`; of a first version every rule is new, and settings are compared with
+    /// their defaults.
     pub fn between(before: Option<&AllowPolicy>, after: &AllowPolicy) -> Self {
         let rules_before = before.map_or(&[][..], |before| &before.rules);
         let old: HashMap<&str, &Rule> = rules_before.iter().map(|rule| (rule.id.as_str(), rule)).collect();
         let new: HashSet<&str> = after.rules.iter().map(|rule| rule.id.as_str()).collect();
+        let settings_before = before.map(|before| before.settings.clone()).unwrap_or_default();
+        let settings = settings_before.entries().into_iter().zip(after.settings.entries());
         let mut diff = Self {
+            settings: settings
+                .filter(|(old, new)| old != new)
+                .map(|((name, old), (_, new))| (name, old, new))
+                .collect(),
             profile: before.map(|before| (before.profile, after.profile)).filter(|(old, new)| old != new),
             ..Self::default()
         };
@@ -175,7 +193,7 @@ mod tests {
             comment: String::new(),
         };
         let rules = rules.iter().map(rule).collect();
-        AllowPolicy { name: "p".to_owned(), revision: 1, profile, rules }
+        AllowPolicy { name: "p".to_owned(), revision: 1, profile, settings: PolicySettings::default(), rules }
     }
 
     #[test]
@@ -184,11 +202,15 @@ mod tests {
             Profile::OsOnly,
             &[("gone", Effect::Allow), ("kept", Effect::Allow), ("turned", Effect::Allow)],
         );
-        let after = policy(
+        let mut after = policy(
             Profile::OsAndApproved,
             &[("kept", Effect::Allow), ("new", Effect::Deny), ("turned", Effect::Deny)],
         );
+        after.settings.set("dualUse", "remove").unwrap();
         let diff = PolicyDiff::between(Some(&before), &after);
+        let setting = |old: &str, new: &str| vec![("dualUse".to_owned(), old.to_owned(), new.to_owned())];
+        assert_eq!(diff.settings, setting("keep", "remove"));
+        assert_eq!(PolicyDiff::between(None, &after).settings, diff.settings);
         assert_eq!(diff.profile, Some((Profile::OsOnly, Profile::OsAndApproved)));
         assert_eq!(diff.added, [after.rules[1].clone()]);
         assert_eq!(diff.removed, [before.rules[0].clone()]);

@@ -18,6 +18,8 @@ pub enum Verdict {
 pub struct ExecutionFacts<'a> {
     /// Content of the exact inode version that will run.
     pub digest: Sha256Digest,
+    /// The file's fs-verity digest, when the kernel checks its content against one of SHA-256.
+    pub fs_verity: Option<Sha256Digest>,
     /// The path by which the kernel opened it, as bytes: a path need not be UTF-8.
     pub path: &'a [u8],
     /// Whether an installed package shipped this content at a path where this very inode is.

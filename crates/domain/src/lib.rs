@@ -16,6 +16,7 @@ pub mod machine;
 pub mod machine_action;
 pub mod machine_group;
 pub mod permission;
+pub mod policy_settings;
 pub mod rate_limit;
 pub mod restriction;
 pub mod role;

@@ -131,8 +131,19 @@ pub(crate) fn judged(
         return Label::failure(DecisionCause::Unreadable);
     }
     let path = path_of(file);
-    let facts = FileFacts { digest, path: &path, device: version.device, inode: version.inode };
+    let facts = FileFacts {
+        digest,
+        fs_verity: fs_verity(file),
+        path: &path,
+        device: version.device,
+        inode: version.inode,
+    };
     Label { decision: judge.judge(&facts), digest: Some(digest) }
+}
+
+/// The file's fs-verity digest, when the kernel checks its content against one of SHA-256 (Linux 5.4).
+pub fn fs_verity(file: &OwnedFd) -> Option<Sha256Digest> {
+    crate::sys::measure_verity(file.as_fd()).map(Sha256Digest)
 }
 
 /// SHA-256 of a file's content from its beginning, at most `bytes_max` bytes.

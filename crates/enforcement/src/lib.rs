@@ -31,13 +31,15 @@ use domain::restriction::Tier;
 pub use denial::Denial;
 pub use examine::{Examined, Examiner, KnownDigests, foreign_devices};
 pub use fanotify::{Fanotify, MarkScope, Settings, support};
-pub use label::hash;
+pub use label::{fs_verity, hash};
 
 /// What was read of a file that is about to run.
 #[derive(Debug, Clone, Copy)]
 pub struct FileFacts<'a> {
     /// Content of this very inode version.
     pub digest: Sha256Digest,
+    /// Its fs-verity digest ([`fs_verity`]).
+    pub fs_verity: Option<Sha256Digest>,
     /// Where the kernel says it lies, as bytes.
     pub path: &'a [u8],
     /// The device that holds it, as `stat` numbers it.

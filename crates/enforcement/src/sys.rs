@@ -268,6 +268,30 @@ pub(crate) fn release_lease(file: BorrowedFd<'_>) -> io::Result<()> {
     checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) }).map(drop)
 }
 
+/// The digest against which fs-verity checks the file's content, when it is a SHA-256. None too when the kernel or the
+/// filesystem has no fs-verity: the file is then known by its content alone.
+pub(crate) fn measure_verity(file: BorrowedFd<'_>) -> Option<[u8; 32]> {
+    let mut measured = FsVerityDigest { algorithm: 0, size: 32, digest: [0; 32] };
+    // SAFETY: the kernel writes one `struct fsverity_digest` and at most `size` bytes of digest behind it, all of which
+    // `FsVerityDigest` has and which outlives the call.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_MEASURE_VERITY, &raw mut measured) };
+    let is_sha256 = (measured.algorithm, measured.size) == (FS_VERITY_HASH_ALG_SHA256, 32);
+    (result == 0 && is_sha256).then_some(measured.digest)
+}
+
+/// `_IOWR('f', 134, struct fsverity_digest)` of `linux/fsverity.h`, Linux 5.4.
+const FS_IOC_MEASURE_VERITY: libc::Ioctl = 0xc004_6686_u32 as libc::Ioctl;
+const FS_VERITY_HASH_ALG_SHA256: u16 = 1;
+
+/// `struct fsverity_digest` with room for the longest digest that is asked for.
+#[repr(C)]
+struct FsVerityDigest {
+    algorithm: u16,
+    /// Before the call the room for the digest, after it the digest's length, in bytes.
+    size: u16,
+    digest: [u8; 32],
+}
+
 const F_SETSIG: i32 = 10;
 const F_SETOWN_EX: i32 = 15;
 const F_OWNER_TID: i32 = 0;

@@ -27,6 +27,7 @@ impl Judge for MachineJudge {
     fn judge(&self, file: &FileFacts<'_>) -> Decision {
         let facts = ExecutionFacts {
             digest: file.digest,
+            fs_verity: file.fs_verity,
             path: file.path,
             in_package_database: self.is_packaged(file),
             in_survival_set: self.survival.contains(&file.digest),

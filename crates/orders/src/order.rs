@@ -228,6 +228,7 @@ mod tests {
             name: "p".to_owned(),
             revision: 1,
             profile: domain::allow_policy::Profile::OsOnly,
+            settings: domain::policy_settings::PolicySettings::default(),
             rules: Vec::new(),
         };
         let policy = crate::sign_policy(&policy, &key).to_bytes();

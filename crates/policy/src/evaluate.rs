@@ -8,27 +8,35 @@ use domain::digest::Sha256Digest;
 #[derive(Debug, Clone)]
 pub struct CompiledPolicy {
     profile: Profile,
-    /// Sorted by digest, then id: all rules about one content lie together, and the smallest id answers.
+    /// Sorted by content, then id: all rules about one content lie together, and the smallest id answers.
     rules: Box<[CompiledRule]>,
 }
 
 /// What evaluation needs of a rule: the comment is for people.
 #[derive(Debug, Clone)]
 struct CompiledRule {
-    digest: Sha256Digest,
+    content: Content,
     effect: Effect,
     /// `None`: anywhere.
     place: Option<Box<[u8]>>,
     id: Box<str>,
 }
 
+/// What a rule knows a content by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Content {
+    Sha256(Sha256Digest),
+    FsVerity(Sha256Digest),
+}
+
 impl CompiledRule {
     fn new(rule: &Rule) -> Self {
-        let (digest, place) = match &rule.matcher {
-            Matcher::Sha256(digest) => (*digest, None),
-            Matcher::PathSha256(place, digest) => (*digest, Some(place.as_slice().into())),
+        let (content, place) = match &rule.matcher {
+            Matcher::Sha256(digest) => (Content::Sha256(*digest), None),
+            Matcher::PathSha256(place, digest) => (Content::Sha256(*digest), Some(place.as_slice().into())),
+            Matcher::FsVerity(digest) => (Content::FsVerity(*digest), None),
         };
-        Self { digest, effect: rule.effect, place, id: rule.id.as_str().into() }
+        Self { content, effect: rule.effect, place, id: rule.id.as_str().into() }
     }
 }
 
@@ -40,7 +48,7 @@ impl CompiledPolicy {
     pub fn compile(policy: &AllowPolicy) -> Result<Self, PolicyError> {
         policy.validate()?;
         let mut rules: Box<[_]> = policy.rules.iter().map(CompiledRule::new).collect();
-        rules.sort_by(|a, b| (a.digest, &a.id).cmp(&(b.digest, &b.id)));
+        rules.sort_by(|a, b| (a.content, &a.id).cmp(&(b.content, &b.id)));
         Ok(Self { profile: policy.profile, rules })
     }
 
@@ -56,7 +64,7 @@ impl CompiledPolicy {
         // Under another name the same file may be refused, or need not be: such a verdict is not to be repeated. What
         // one place allows is repeated, because the file stays the one that was allowed there.
         let hangs_on_name = self
-            .about(&facts.digest)
+            .about(Content::Sha256(facts.digest))
             .any(|rule| rule.place.is_some() && (verdict == Verdict::Deny || rule.effect == Effect::Deny));
         let reuse = if hangs_on_name { Reuse::Never } else { Reuse::SameInodeVersion };
         Decision { verdict, cause, reuse }
@@ -82,24 +90,30 @@ impl CompiledPolicy {
 
     /// The places that rules about this content name.
     pub fn places(&self, digest: &Sha256Digest) -> impl Iterator<Item = &[u8]> {
-        self.about(digest).filter_map(|rule| rule.place.as_deref())
+        self.about(Content::Sha256(*digest)).filter_map(|rule| rule.place.as_deref())
     }
 
+    /// The rule with the smallest id that says this of the file.
     fn matching(&self, facts: &ExecutionFacts<'_>, effect: Effect) -> Option<&CompiledRule> {
-        self.about(&facts.digest).find(|rule| {
-            rule.effect == effect && rule.place.as_deref().is_none_or(|place| place == facts.path)
-        })
+        let of = |content: Content| {
+            self.about(content).find(|rule| {
+                rule.effect == effect && rule.place.as_deref().is_none_or(|place| place == facts.path)
+            })
+        };
+        let by_verity = facts.fs_verity.and_then(|digest| of(Content::FsVerity(digest)));
+        of(Content::Sha256(facts.digest)).into_iter().chain(by_verity).min_by_key(|rule| &rule.id)
     }
 
-    fn about(&self, digest: &Sha256Digest) -> impl Iterator<Item = &CompiledRule> {
-        let start = self.rules.partition_point(|rule| rule.digest < *digest);
-        self.rules.iter().skip(start).take_while(move |rule| rule.digest == *digest)
+    fn about(&self, content: Content) -> impl Iterator<Item = &CompiledRule> {
+        let start = self.rules.partition_point(|rule| rule.content < content);
+        self.rules.iter().skip(start).take_while(move |rule| rule.content == content)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use domain::policy_settings::PolicySettings;
     use proptest::prelude::*;
 
     fn rule(id: &str, path: Option<&str>, content: u8, effect: Effect) -> Rule {
@@ -112,13 +126,22 @@ mod tests {
     }
 
     fn policy(profile: Profile, rules: Vec<Rule>) -> CompiledPolicy {
-        CompiledPolicy::compile(&AllowPolicy { name: "p".to_owned(), revision: 1, profile, rules }).unwrap()
+        CompiledPolicy::compile(&AllowPolicy {
+            settings: PolicySettings::default(),
+            name: "p".to_owned(),
+            revision: 1,
+            profile,
+            rules,
+        })
+        .unwrap()
     }
 
-    /// Facts in short: content, path, then `p` for packaged and `s` for survival set. Answer: verdict and cause.
+    /// Facts in short: content, path, then `p` for packaged, `s` for survival set, and `v` for
+    /// an fs-verity digest with the bytes of the content's. Answer: verdict and cause.
     fn check(policy: &CompiledPolicy, content: u8, path: &str, flags: &str, expected: &str) {
         let facts = ExecutionFacts {
             digest: Sha256Digest([content; 32]),
+            fs_verity: flags.contains('v').then_some(Sha256Digest([content; 32])),
             path: path.as_bytes(),
             in_package_database: flags.contains('p'),
             in_survival_set: flags.contains('s'),
@@ -158,13 +181,42 @@ mod tests {
         check(&survival, 9, "/usr/sbin/sshd", "ps", "Allow survival-set");
     }
 
+    #[test]
+    fn an_fs_verity_digest_and_a_content_are_two_things() {
+        let verity = |id: &str, content: u8, effect: Effect| Rule {
+            matcher: Matcher::FsVerity(Sha256Digest([content; 32])),
+            ..rule(id, None, content, effect)
+        };
+        let policy = policy(
+            Profile::OsAndApproved,
+            vec![
+                rule("allow-1", None, 1, Effect::Allow),
+                verity("allow-2", 2, Effect::Allow),
+                verity("deny-1", 1, Effect::Deny),
+                verity("a-deny-3", 3, Effect::Deny),
+                rule("b-deny-3", None, 3, Effect::Deny),
+            ],
+        );
+        check(&policy, 1, "/x", "", "Allow rule allow-1");
+        check(&policy, 1, "/x", "v", "Deny rule deny-1");
+        check(&policy, 2, "/x", "", "Deny unlisted");
+        check(&policy, 2, "/x", "v", "Allow rule allow-2");
+        check(&policy, 3, "/x", "", "Deny rule b-deny-3");
+        check(&policy, 3, "/x", "v", "Deny rule a-deny-3");
+    }
+
     fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
-        let one = (0..4_u8, prop::option::of(0..2_u8), any::<bool>());
+        let one = (0..4_u8, prop::option::of(0..3_u8), any::<bool>());
         prop::collection::vec(one, 0..12).prop_map(|rules| {
             let effect = |deny: bool| if deny { Effect::Deny } else { Effect::Allow };
-            let path = |path: Option<u8>| path.map(|p| format!("/p{p}"));
+            // Place 2 is a rule about an fs-verity digest.
             let make = |(i, (content, place, deny)): (usize, (u8, Option<u8>, bool))| {
-                rule(&format!("r{i:02}"), path(place).as_deref(), content, effect(deny))
+                let path = place.filter(|place| *place < 2).map(|place| format!("/p{place}"));
+                let mut made = rule(&format!("r{i:02}"), path.as_deref(), content, effect(deny));
+                if place == Some(2) {
+                    made.matcher = Matcher::FsVerity(Sha256Digest([content; 32]));
+                }
+                made
             };
             rules.into_iter().enumerate().map(make).collect()
         })
@@ -177,6 +229,7 @@ mod tests {
     fn facts(content: u8, packaged: bool, survival: bool) -> ExecutionFacts<'static> {
         ExecutionFacts {
             digest: Sha256Digest([content; 32]),
+            fs_verity: (content % 2 == 1).then_some(Sha256Digest([content; 32])),
             path: b"/p0",
             in_package_database: packaged,
             in_survival_set: survival,
@@ -248,6 +301,7 @@ mod tests {
                 let matching = rules.iter().filter(|rule| rule.effect == effect && match &rule.matcher {
                     Matcher::Sha256(digest) => *digest == facts.digest,
                     Matcher::PathSha256(path, digest) => *digest == facts.digest && path == facts.path,
+                    Matcher::FsVerity(digest) => Some(*digest) == facts.fs_verity,
                 });
                 matching.map(|rule| rule.id.clone()).min()
             };
@@ -267,7 +321,13 @@ mod tests {
     #[test]
     fn an_invalid_policy_is_not_compiled() {
         let rules = vec![rule("same", None, 1, Effect::Allow), rule("same", None, 2, Effect::Deny)];
-        let policy = AllowPolicy { name: "p".to_owned(), revision: 1, profile: Profile::OsOnly, rules };
+        let policy = AllowPolicy {
+            name: "p".to_owned(),
+            revision: 1,
+            profile: Profile::OsOnly,
+            settings: PolicySettings::default(),
+            rules,
+        };
         assert_eq!(
             CompiledPolicy::compile(&policy).unwrap_err(),
             PolicyError::DuplicateRuleId("same".to_owned())

@@ -11,6 +11,7 @@ const STEPS: &[(&str, &str)] = &[
     ("0002_access", include_str!("../migrations/0002_access.sql")),
     ("0003_lists", include_str!("../migrations/0003_lists.sql")),
     ("0004_sessions", include_str!("../migrations/0004_sessions.sql")),
+    ("0005_policy_settings", include_str!("../migrations/0005_policy_settings.sql")),
 ];
 
 /// Brings the tables up to date.

@@ -2,6 +2,7 @@
 
 use domain::allow_policy::{AllowPolicy, Effect, Matcher, Profile, Rule};
 use domain::digest::Sha256Digest;
+use domain::policy_settings::PolicySettings;
 use domain::time::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, params};
 
@@ -38,13 +39,14 @@ pub fn policy_create(tx: &Tx<'_>, stored_policy: &StoredPolicy) -> Result<(), St
     )?
     .execute(params![policy.name, revision, profile, digest.to_string(), updated_at.ticks(), updated_by])?;
     let mut insert = tx.0.prepare_cached(
-        "INSERT INTO policy_rule (name, revision, rule, effect, sha256, path, comment) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO policy_rule (name, revision, rule, effect, sha256, path, comment, fs_verity) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )?;
     for rule in &policy.rules {
-        let (sha256, path) = match &rule.matcher {
-            Matcher::Sha256(digest) => (digest, None),
-            Matcher::PathSha256(path, digest) => (digest, Some(path)),
+        let (sha256, path, is_fs_verity) = match &rule.matcher {
+            Matcher::Sha256(digest) => (digest, None, false),
+            Matcher::PathSha256(path, digest) => (digest, Some(path), false),
+            Matcher::FsVerity(digest) => (digest, None, true),
         };
         let effect = i64::from(rule.effect == Effect::Deny);
         insert.execute(params![
@@ -54,8 +56,15 @@ pub fn policy_create(tx: &Tx<'_>, stored_policy: &StoredPolicy) -> Result<(), St
             effect,
             sha256.to_string(),
             path,
-            rule.comment
+            rule.comment,
+            i64::from(is_fs_verity)
         ])?;
+    }
+    let mut insert = tx.0.prepare_cached(
+        "INSERT INTO policy_setting (name, revision, setting, value) VALUES ($1, $2, $3, $4)",
+    )?;
+    for (setting, value) in policy.settings.entries_set() {
+        insert.execute(params![policy.name, revision, setting, value])?;
     }
     Ok(())
 }
@@ -136,18 +145,28 @@ fn read(tx: &Tx<'_>, row: &Row<'_>) -> Result<StoredPolicy, StoreError> {
         2 => Profile::SurvivalOnly,
         other => return Err(StoreError::Damaged(format!("profile {other}"))),
     };
+    let settings = settings(tx, &name, revision)?;
     let rules = rules(tx, &name, revision)?;
     Ok(StoredPolicy {
-        policy: AllowPolicy { name, revision, profile, rules },
+        policy: AllowPolicy { name, revision, profile, settings, rules },
         digest: parsed(row, "digest")?,
         updated_at: time(row, "updated_at")?,
         updated_by: row.get("updated_by")?,
     })
 }
 
+fn settings(tx: &Tx<'_>, name: &str, revision: u64) -> Result<PolicySettings, StoreError> {
+    let mut statement =
+        tx.0.prepare_cached("SELECT setting, value FROM policy_setting WHERE name = $1 AND revision = $2")?;
+    let rows = statement.query_map(params![name, stored(revision)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let entries: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
+    PolicySettings::of_entries(entries).map_err(|error| StoreError::Damaged(error.to_string()))
+}
+
 fn rules(tx: &Tx<'_>, name: &str, revision: u64) -> Result<Vec<Rule>, StoreError> {
     let mut statement = tx.0.prepare_cached(
-        "SELECT rule, effect, sha256, path, comment FROM policy_rule WHERE name = $1 AND revision = $2 ORDER BY rule",
+        "SELECT rule, effect, sha256, path, comment, fs_verity FROM policy_rule \
+         WHERE name = $1 AND revision = $2 ORDER BY rule",
     )?;
     let mut rows = statement.query(params![name, stored(revision)])?;
     let mut rules = Vec::new();
@@ -157,6 +176,7 @@ fn rules(tx: &Tx<'_>, name: &str, revision: u64) -> Result<Vec<Rule>, StoreError
         rules.push(Rule {
             id: row.get("rule")?,
             matcher: match path {
+                None if row.get::<_, i64>("fs_verity")? == 1 => Matcher::FsVerity(digest),
                 None => Matcher::Sha256(digest),
                 Some(path) => Matcher::PathSha256(path, digest),
             },

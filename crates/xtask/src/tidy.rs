@@ -41,6 +41,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0002_access.sql", "d561ff6818bdce360d98b27918596bf911fcbbc46399b4ac1c7432c540b871ff"),
     ("0003_lists.sql", "fee283d06d239ed83e85f2773c041cc2bb231b9de95fc0ed743857969254b767"),
     ("0004_sessions.sql", "37f06cdd7fed928e0d73305a895ed2b357ff0893f300b5255c0bc3bc40b4604e"),
+    ("0005_policy_settings.sql", "74a68cc63ee33110440738df198d1ad1367a37a3e1ca7d928adf1136e449b72c"),
 ];
 
 /// The only crate that may hold `unsafe` code.

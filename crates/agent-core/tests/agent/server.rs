@@ -7,6 +7,7 @@ use agent_protocol::{FromAgent, FromServer, Limited as _, PROTOCOL_VERSION, Rest
 use domain::allow_policy::{AllowPolicy, Profile};
 use domain::digest::Sha256Digest;
 use domain::machine_action::MachineActionId;
+use domain::policy_settings::PolicySettings;
 use domain::restriction::{Desired, Fence};
 use domain::time::Timestamp;
 use orders::{Envelope, Order, Outcome, VerifiedReceipt, sign_policy};
@@ -49,6 +50,7 @@ impl Server {
             name: "default".to_owned(),
             revision: self.policies.len() as u64 + 1,
             profile: Profile::OsAndApproved,
+            settings: PolicySettings::default(),
             rules: Vec::new(),
         };
         let envelope = sign_policy(&policy, &order_key());

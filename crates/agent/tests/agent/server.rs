@@ -11,6 +11,7 @@ use agent_protocol::{
 use domain::allow_policy::{AllowPolicy, Profile};
 use domain::digest::Sha256Digest;
 use domain::machine_action::MachineActionId;
+use domain::policy_settings::PolicySettings;
 use domain::restriction::{Desired, Fence};
 use domain::time::Timestamp;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -164,6 +165,7 @@ impl Shared {
             name: "default".to_owned(),
             revision: 1,
             profile: Profile::OsAndApproved,
+            settings: PolicySettings::default(),
             rules: Vec::new(),
         };
         let envelope = sign_policy(&policy, &self.order_key);

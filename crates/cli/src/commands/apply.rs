@@ -216,8 +216,9 @@ impl Plan {
     fn policies(&mut self, documents: Vec<(String, PolicyDocument)>, there: Vec<Policy>) {
         let mut there: HashMap<String, Lines> = there
             .into_iter()
-            .map(|Policy { name, profile, rules, .. }| {
-                let lines = difference::of_policy(&PolicyDocument { name: name.clone(), profile, rules });
+            .map(|Policy { name, profile, settings, rules, .. }| {
+                let document = PolicyDocument { name: name.clone(), profile, settings, rules };
+                let lines = difference::of_policy(&document);
                 (name, lines)
             })
             .collect();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use api_types::policy::{Policy, PolicyApplied, PolicyChange, PolicyDocument, Rule};
+use api_types::policy_settings::PolicySettings;
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 
@@ -74,8 +75,8 @@ pub(crate) async fn run(command: &PolicyCommand, session: &Session) -> Result<Ou
         PolicyCommand::Show { name, file } => {
             let reply = session.client.get(&below(&POLICIES, &[name])).await?;
             if *file {
-                let Policy { name, profile, rules, .. } = reply.decode()?;
-                write(&toml::to_string(&PolicyDocument { name, profile, rules })?, "")?;
+                let Policy { name, profile, settings, rules, .. } = reply.decode()?;
+                write(&toml::to_string(&PolicyDocument { name, profile, settings, rules })?, "")?;
             } else {
                 print(session, &reply)?;
             }
@@ -177,17 +178,29 @@ fn shown(policy: &Policy) -> String {
         ("digest", Some(policy.digest.clone())),
         ("changed", Some(policy.last_update_date_time_utc.to_string())),
         ("changed by", Some(policy.last_update_by.clone())),
+        ("settings", Some(settings(&policy.settings))),
         ("rules", policy.rules.is_empty().then(|| "none".to_owned())),
     ]);
     let rules = policy.rules.iter().map(rule);
     std::iter::once(head).chain(rules).collect::<Vec<_>>().join("\n")
 }
 
+/// The settings that are not at their defaults.
+fn settings(settings: &PolicySettings) -> String {
+    let set = match settings.read() {
+        Ok(settings) => settings.entries_set(),
+        Err(error) => return format!("not readable by this version: {error}"),
+    };
+    let set: Vec<_> = set.iter().map(|(setting, value)| format!("{setting} = {value}")).collect();
+    if set.is_empty() { "all at their defaults".to_owned() } else { set.join(", ") }
+}
+
 fn rule(rule: &Rule) -> String {
     record([
         ("rule", Some(rule.id.clone())),
         ("effect", Some(rule.effect.clone())),
-        ("sha256", Some(rule.sha256.clone())),
+        ("sha256", rule.sha256.clone()),
+        ("fs-verity", rule.fs_verity.clone()),
         ("path", rule.path.clone()),
         ("comment", (!rule.comment.is_empty()).then(|| rule.comment.clone())),
     ])

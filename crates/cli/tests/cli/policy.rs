@@ -1,6 +1,7 @@
 //! Policies: shown, and applied from files.
 
 use api_types::policy::{Policy, Rule};
+use api_types::policy_settings::PolicySettings;
 use expect_test::expect;
 use serde_json::json;
 
@@ -20,10 +21,12 @@ fn policy() -> Policy {
     Policy {
         name: "default".to_owned(),
         profile: "os+approved".to_owned(),
+        settings: PolicySettings::default(),
         rules: vec![Rule {
             id: "backup-agent".to_owned(),
             effect: "allow".to_owned(),
-            sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".to_owned(),
+            sha256: Some("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".to_owned()),
+            fs_verity: None,
             path: Some("/opt/backup/agent".to_owned()),
             comment: String::new(),
         }],
@@ -52,6 +55,7 @@ fn policies_are_listed_and_shown() {
         digest      abababababababababababababababababababababababababababababababab
         changed     2026-03-02T08:14:55.0000000Z
         changed by  operator
+        settings    all at their defaults
 
         rule    backup-agent
         effect  allow
@@ -82,12 +86,36 @@ fn a_policy_is_applied_from_a_file_or_standard_input() {
 }
 
 #[test]
+fn settings_are_written_in_the_file_and_shown() {
+    let answer = || {
+        let mut policy = policy();
+        policy.settings.interpreters = "strict".to_owned();
+        policy.settings.guards.insert("kexec".to_owned(), "audit".to_owned());
+        policy
+    };
+    let server = StandIn::start(move |_, _| Answer::ok(&answer()));
+    let program = Program::of(&server);
+    let text = format!("{FILE}[settings]\ninterpreters = \"strict\"\nguards = {{ kexec = \"audit\" }}\n");
+    let shown = program.run_with_input(&["policy", "apply", "-f", "-"], &text);
+    let line = "settings    interpreters = strict, guards.kexec = audit\n";
+    assert!(shown.result().contains(line), "{}", shown.result());
+    let sent: serde_json::Value = serde_json::from_str(&server.calls()[0].body).unwrap();
+    assert_eq!(sent["settings"]["interpreters"], "strict");
+    let file = program.run(&["policy", "show", "default", "--file"]);
+    program.run_with_input(&["policy", "apply", "-f", "-"], file.result()).result();
+    assert!(server.calls()[2].body.contains(r#""kexec":"audit""#));
+    let wrong = text.replace("\"strict\"", "\"tight\"");
+    expect![[r#"standard input: settings: interpreters "tight" is not one of open, default, strict"#]]
+        .assert_eq(program.run_with_input(&["policy", "apply", "-f", "-"], &wrong).error(1));
+}
+
+#[test]
 fn a_faulty_policy_is_not_sent() {
     let server = StandIn::start(|_, _| Answer::ok(&policy()));
     let program = Program::of(&server);
     program.file("policy.toml", &FILE.replace("effect", "efect"));
     expect![
-        "policy.toml:5:1: unknown field `efect`, expected one of `id`, `effect`, `sha256`, `path`, `comment`"
+        "policy.toml:5:1: unknown field `efect`, expected one of `id`, `effect`, `sha256`, `fsVerity`, `path`, `comment`"
     ]
     .assert_eq(program.run(&["policy", "apply", "-f", "policy.toml"]).error(1));
     program.file("policy.toml", &FILE.replace("allow", "permit"));

@@ -5,6 +5,7 @@ use super::*;
 use control_plane::{BulkRequest, BulkTargets, KeyDraft, TagChange, UserChange, UserDraft};
 use domain::allow_policy::{AllowPolicy, Profile};
 use domain::machine_action::Kind;
+use domain::policy_settings::PolicySettings;
 use store::execution_event::EventFilter;
 use store::list::MACHINES;
 
@@ -40,7 +41,13 @@ async fn answers(control: &ControlPlane, caller: &Caller) -> Vec<(&'static str, 
     let nobody = Uuid::from_u128(2);
     let text = || "c".to_owned();
     let minute = Duration::from_secs(60);
-    let policy = || AllowPolicy { name: text(), revision: 0, profile: Profile::OsOnly, rules: Vec::new() };
+    let policy = || AllowPolicy {
+        name: text(),
+        revision: 0,
+        profile: Profile::OsOnly,
+        settings: PolicySettings::default(),
+        rules: Vec::new(),
+    };
     let bulk =
         || BulkRequest { kind: Kind::Restrict, targets: BulkTargets::Ids(Vec::new()), request: request() };
     let machines = || odata::parse("", &MACHINES).unwrap();

@@ -4,6 +4,7 @@ use super::*;
 
 use domain::allow_policy::{AllowPolicy, Effect, Matcher, Profile, Rule};
 use domain::digest::Sha256Digest;
+use domain::policy_settings::PolicySettings;
 
 fn rule(id: &str, digest: u8) -> Rule {
     Rule {
@@ -16,7 +17,7 @@ fn rule(id: &str, digest: u8) -> Rule {
 
 fn policy(name: &str, profile: Profile, rules: &[(&str, u8)]) -> AllowPolicy {
     let rules = rules.iter().map(|(id, digest)| rule(id, *digest)).collect();
-    AllowPolicy { name: name.to_owned(), revision: 0, profile, rules }
+    AllowPolicy { name: name.to_owned(), revision: 0, profile, settings: PolicySettings::default(), rules }
 }
 
 #[tokio::test]
@@ -61,6 +62,31 @@ async fn a_dry_run_says_what_saving_then_does_and_saves_nothing() {
     for dry_run in [true, false] {
         refused(control.policy_apply(&operator(), bad.clone(), dry_run).await, is_invalid);
     }
+}
+
+#[tokio::test]
+async fn settings_are_part_of_what_a_policy_says() {
+    let deployment = Deployment::start(GENEROUS).await;
+    let control = &deployment.control;
+    let mut wanted = policy("office", Profile::OsOnly, &[]);
+    let plain = control.policy_apply(&operator(), wanted.clone(), false).await.unwrap();
+    wanted.settings.set("guards.ptrace", "audit").unwrap();
+    let saved = control.policy_apply(&operator(), wanted.clone(), false).await.unwrap();
+    assert_eq!((saved.from, saved.policy.policy.revision), (Some(1), 2));
+    assert_ne!(saved.policy.digest, plain.policy.digest);
+    let changed = ("guards.ptrace".to_owned(), "enforce".to_owned(), "audit".to_owned());
+    assert_eq!(saved.diff.settings, [changed]);
+    let again = control.policy_apply(&operator(), wanted.clone(), false).await.unwrap();
+    assert_eq!(again.policy, saved.policy);
+    // Both stay what machines were ordered to hold.
+    for digest in [plain.policy.digest, saved.policy.digest] {
+        let envelope = control.policy_envelope(digest).await.unwrap().unwrap();
+        let envelope = orders::Envelope::from_bytes(envelope.as_bytes(), 1 << 20).unwrap();
+        assert_eq!(envelope.payload_digest().unwrap(), digest);
+    }
+    wanted.settings.notice.text = "two\nlines".to_owned();
+    let why = refused(control.policy_apply(&operator(), wanted, false).await, is_invalid);
+    assert!(why.contains("notice.text"), "{why}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use domain::allow_policy::{AllowPolicy, Effect, Matcher, Profile, Rule};
 use domain::digest::Sha256Digest;
+use domain::policy_settings::PolicySettings;
 use domain::restriction::Desired::{Released, Restricted};
 use gate_protocol::{Explanation, ImpactPreview, RefusedFile, Reply, Request};
 use orders::sign_policy;
@@ -64,7 +65,13 @@ fn store(machine: &Machine, name: &str, profile: Profile, listed: &[Sha256Digest
         comment: String::new(),
     };
     let rules = listed.iter().map(rule).collect();
-    let policy = AllowPolicy { name: name.to_owned(), revision: 1, profile, rules };
+    let policy = AllowPolicy {
+        name: name.to_owned(),
+        revision: 1,
+        profile,
+        settings: PolicySettings::default(),
+        rules,
+    };
     let envelope = sign_policy(&policy, &machine.order_key);
     let digest = envelope.payload_digest().unwrap();
     let envelope = String::from_utf8(envelope.to_bytes()).unwrap();
@@ -206,7 +213,7 @@ gate_test! {
             };
             let rules = vec![rule, allow];
             let policy =
-                AllowPolicy { name: "default".to_owned(), revision: 2, profile: Profile::OsAndApproved, rules };
+                AllowPolicy { name: "default".to_owned(), revision: 2, profile: Profile::OsAndApproved, settings: PolicySettings::default(), rules };
             let envelope = sign_policy(&policy, &machine.order_key);
             machine.policy = envelope.payload_digest().unwrap();
             let envelope = String::from_utf8(envelope.to_bytes()).unwrap();

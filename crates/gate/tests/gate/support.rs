@@ -13,6 +13,7 @@ use domain::allow_policy::{AllowPolicy, Effect, Matcher, Profile, Rule};
 use domain::digest::Sha256Digest;
 use domain::machine::MachineId;
 use domain::machine_action::MachineActionId;
+use domain::policy_settings::PolicySettings;
 use domain::restriction::{Desired, Fence};
 use domain::time::Timestamp;
 use gate_protocol::{Reply, Request, Status, read_frame, write_frame};
@@ -267,6 +268,7 @@ impl Machine {
             name: "default".to_owned(),
             revision: 1,
             profile: Profile::OsAndApproved,
+            settings: PolicySettings::default(),
             rules: vec![rule],
         };
         let envelope = sign_policy(&policy, &self.order_key);

@@ -17,7 +17,7 @@ use crate::query;
 use crate::state::AppState;
 
 impl RequestBody for PolicyDocument {
-    const KEYS: &'static [&'static str] = &["name", "profile", "rules"];
+    const KEYS: &'static [&'static str] = &["name", "profile", "settings", "rules"];
     const REQUIRED: &'static [&'static str] = &["name"];
     // What every machine takes when signed, and comments, which are not signed.
     const BYTES_MAX: usize = 2 * VerifiedPolicy::BYTES_MAX;

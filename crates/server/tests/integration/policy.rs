@@ -35,7 +35,7 @@ async fn what_is_applied_is_fetched() {
     let change = json!({
         "name": "default", "fromRevision": 1, "toRevision": 2,
         "profileBefore": "os+approved", "profileAfter": "os-only",
-        "added": rules, "removed": [], "changed": [], "machineGroups": ["Ungrouped machines (default)"],
+        "settings": [], "added": rules, "removed": [], "changed": [], "machineGroups": ["Ungrouped machines (default)"],
     });
     assert_eq!(applied["change"], change);
     let mut saved = applied.clone();
@@ -45,6 +45,50 @@ async fn what_is_applied_is_fetched() {
     let again = admin.put(&path, &document).await.expect_status(200);
     assert_eq!((&again["revision"], &again["change"]["added"]), (&json!(2), &json!([])));
     assert_eq!(admin.get(&path).await.expect_status(200), saved);
+}
+
+#[tokio::test]
+async fn settings_are_applied_shown_whole_and_compared() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    let path = format!("{POLICIES}/lab");
+    let before = admin.put(&path, &json!({"name": "lab"})).await.expect_status(200);
+    let expected = json!({
+        "interpreters": "default", "anonymousCode": "audit", "runningPrograms": "report",
+        "containers": "existing", "dualUse": "keep", "allowUpdates": false, "survivalCheck": "refuse",
+        "guards": {
+            "write_labelled": "audit", "kernel_modules": "enforce", "kexec": "enforce", "ptrace": "enforce",
+            "proc_mem": "enforce", "block_devices": "enforce", "binfmt": "enforce", "bpf": "audit",
+            "own_files": "enforce", "own_processes": "enforce", "own_bpf": "enforce",
+        },
+        "notice": {"text": "", "contact": "", "silent": false},
+    });
+    assert_eq!(before["settings"], expected);
+    let settings = json!({
+        "interpreters": "strict", "allowUpdates": true, "guards": {"kexec": "audit"},
+        "notice": {"contact": "4711"},
+    });
+    let rules = json!([{"id": "a", "effect": "allow", "fsVerity": "ab".repeat(32)}]);
+    let document = json!({"name": "lab", "settings": settings, "rules": rules});
+    let applied = admin.put(&path, &document).await.expect_status(200);
+    let change = |setting: &str, before: &str, after: &str| json!({"setting": setting, "before": before, "after": after});
+    let changes = json!([
+        change("interpreters", "default", "strict"),
+        change("allowUpdates", "false", "true"),
+        change("guards.kexec", "enforce", "audit"),
+        change("notice.contact", "", "4711"),
+    ]);
+    assert_eq!((&applied["change"]["settings"], &applied["rules"]), (&changes, &rules));
+    let shown = admin.get(&path).await.expect_status(200);
+    assert_eq!((&shown["settings"]["interpreters"], &shown["rules"]), (&json!("strict"), &rules));
+    assert_eq!(shown["settings"]["guards"]["kexec"], "audit");
+    assert_eq!(shown["settings"]["guards"]["ptrace"], "enforce");
+    // What was shown is what is applied.
+    let document = json!({"name": "lab", "settings": shown["settings"], "rules": rules});
+    let again = admin.put(&path, &document).await.expect_status(200);
+    assert_eq!((&again["revision"], &again["change"]["settings"]), (&json!(2), &json!([])));
+    let reverted = admin.put(&path, &json!({"name": "lab"})).await.expect_status(200);
+    assert_eq!((&reverted["revision"], &reverted["settings"]), (&json!(3), &expected));
 }
 
 #[tokio::test]
@@ -131,7 +175,18 @@ async fn a_policy_that_makes_no_sense_is_refused() {
         (json!({"name": "lab", "rules": {}}), "InvalidRequestBody"),
         (json!({"name": "lab", "Rules": []}), "InvalidRequestBody"),
         (json!({"name": "lab", "rule": []}), "InvalidRequestBody"),
-        (rule(json!({"id": "a", "effect": "allow"})), "InvalidRequestBody"),
+        (rule(json!({"id": "a", "effect": "allow"})), "InvalidInput"),
+        (rule(json!({"id": "a", "effect": "allow", "sha256": sha256, "fsVerity": sha256})), "InvalidInput"),
+        (rule(json!({"id": "a", "effect": "allow", "fsVerity": sha256, "path": "/bin/a"})), "InvalidInput"),
+        (rule(json!({"id": "a", "effect": "allow", "fsVerity": "ab"})), "InvalidInput"),
+        (json!({"name": "lab", "settings": null}), "InvalidRequestBody"),
+        (json!({"name": "lab", "settings": {"interpreter": "open"}}), "InvalidRequestBody"),
+        (json!({"name": "lab", "settings": {"interpreters": "ajar"}}), "InvalidInput"),
+        (json!({"name": "lab", "settings": {"allowUpdates": "true"}}), "InvalidRequestBody"),
+        (json!({"name": "lab", "settings": {"guards": {"doors": "off"}}}), "InvalidInput"),
+        (json!({"name": "lab", "settings": {"guards": {"kexec": "on"}}}), "InvalidInput"),
+        (json!({"name": "lab", "settings": {"notice": {"text": "a\u{1b}[2Jb"}}}), "InvalidInput"),
+        (json!({"name": "lab", "settings": {"notice": {"contact": "x".repeat(257)}}}), "InvalidInput"),
         (
             rule(json!({"id": "a", "effect": "allow", "sha256": sha256, "when": "always"})),
             "InvalidRequestBody",

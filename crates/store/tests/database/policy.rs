@@ -2,6 +2,7 @@
 
 use domain::allow_policy::{AllowPolicy, Effect, Matcher, Profile, Rule};
 use domain::digest::Sha256Digest;
+use domain::policy_settings::PolicySettings;
 use store::StoreError;
 use store::policy::{
     REVISION_RULES_MAX, StoredPolicy, policy_create, policy_digest, policy_fetch, policy_fetch_by_digest,
@@ -19,6 +20,8 @@ fn policy(name: &str, revision: u64, profile: Profile) -> StoredPolicy {
             name: name.to_owned(),
             revision,
             profile,
+            settings: PolicySettings::of_entries([("dualUse", "remove"), ("notice.text", "Ask \"IT\"")])
+                .unwrap(),
             rules: vec![
                 rule("a", Matcher::Sha256(Sha256Digest([1; 32])), Effect::Deny),
                 rule(
@@ -26,6 +29,7 @@ fn policy(name: &str, revision: u64, profile: Profile) -> StoredPolicy {
                     Matcher::PathSha256(b"/opt/\xff\xfe".to_vec(), Sha256Digest([2; 32])),
                     Effect::Allow,
                 ),
+                rule("c", Matcher::FsVerity(Sha256Digest([1; 32])), Effect::Allow),
             ],
         },
         digest: Sha256Digest([digest; 32]),
@@ -53,6 +57,25 @@ async fn every_revision_is_kept_and_the_newest_is_fetched() {
     assert_eq!(database.read(move |tx| policy_fetch_by_digest(tx, digest)).await, Some(first));
     assert_eq!(database.read(|tx| policy_fetch_by_digest(tx, Sha256Digest([99; 32]))).await, None);
     assert_eq!(database.read(policy_names).await, ["a-lab", "default"]);
+}
+
+#[tokio::test]
+async fn only_settings_that_are_set_are_stored_and_each_revision_has_its_own() {
+    let database = Database::new();
+    let first = policy("default", 1, Profile::OsOnly);
+    let mut second = policy("default", 2, Profile::OsOnly);
+    second.policy.settings = PolicySettings::default();
+    for saved in [first.clone(), second.clone()] {
+        database.write(move |tx| policy_create(tx, &saved)).await;
+    }
+    assert_eq!(database.read(|tx| policy_fetch_revision(tx, "default", 1)).await, Some(first));
+    assert_eq!(database.read(|tx| policy_fetch(tx, "default")).await, Some(second));
+    database
+        .outside()
+        .execute("UPDATE policy_setting SET value = 'sell' WHERE setting = 'dualUse'", [])
+        .unwrap();
+    let damaged = database.store.read(|tx| policy_fetch_revision(tx, "default", 1)).await;
+    assert!(matches!(damaged, Err(StoreError::Damaged(_))), "{damaged:?}");
 }
 
 #[tokio::test]

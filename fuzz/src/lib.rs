@@ -31,12 +31,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// A function for each target, by the target's name.
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub const TARGETS: [(&str, fn(&[u8])); 8] = [
     ("odata", odata),
     ("orders", orders),
     ("agent_protocol", agent_protocol),
     ("gate_protocol", gate_protocol),
     ("dpkg", dpkg),
+    ("rpm", rpm),
     ("baseline", baseline),
     ("token", token),
 ];
@@ -177,19 +178,58 @@ fn stream<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(data: &
 
 /// The files of the dpkg database: names and paths that come out lead nowhere else.
 pub fn dpkg(data: &[u8]) {
-    let clean = |path: &[u8]| {
-        let parts = path.strip_prefix(b"/").expect("an absolute path").split(|byte| *byte == b'/');
-        assert!(!path.contains(&0) && path.len() <= 4096);
-        parts.for_each(|part| assert!(!matches!(part, b"" | b"." | b".."), "{path:?}"));
-    };
     let status = trust::dpkg::read_status(data).unwrap();
     assert!(status.packages.is_sorted_by(|a, b| a.key < b.key), "sorted, no two alike");
     for package in &status.packages {
         assert!(!package.name.is_empty() && !package.key.contains('/') && !package.key.starts_with('.'));
-        package.conffiles.iter().for_each(|(path, _)| clean(path));
+        package.conffiles.iter().for_each(|(path, _)| assert_clean(path));
     }
-    trust::dpkg::read_md5sums(data, &mut |path, _| clean(path)).unwrap();
+    trust::dpkg::read_md5sums(data, &mut |path, _| assert_clean(path)).unwrap();
     trust::dpkg::read_diversions(data).unwrap();
+}
+
+fn assert_clean(path: &[u8]) {
+    let parts = path.strip_prefix(b"/").expect("an absolute path").split(|byte| *byte == b'/');
+    assert!(!path.contains(&0) && path.len() <= 4096);
+    parts.for_each(|part| assert!(!matches!(part, b"" | b"." | b".."), "{path:?}"));
+}
+
+/// rpm's databases and what is in them. A database and its log are one input, with the length of the database (`u32`,
+/// little endian) before both, when the input begins with an 'L'.
+pub fn rpm(data: &[u8]) {
+    list_headers(data);
+}
+
+/// How many files the headers in these bytes list, whichever of rpm's formats they have.
+pub fn list_headers(data: &[u8]) -> usize {
+    let mut listed = 0;
+    let mut read = |blob: &[u8]| {
+        let Ok(header) = trust::rpm::Header::read(blob) else { return };
+        if let Ok(package) = header.package() {
+            assert!(package.bytes().all(|byte| byte.is_ascii_graphic()) && !package.contains('/'));
+        }
+        let _ = header.list_files(&mut |path, _| {
+            assert_clean(path);
+            listed += 1;
+        });
+    };
+    read(data);
+    let (database, log) = match data.split_first_chunk::<5>() {
+        Some(([b'L', length @ ..], rest)) => {
+            let length = usize::try_from(u32::from_le_bytes(*length)).unwrap().min(rest.len());
+            let (database, log) = rest.split_at(length);
+            (database, Some(log))
+        }
+        Some(_) | None => (data, None),
+    };
+    let blobs: [Option<Box<dyn trust::rpm::Blobs + '_>>; 2] = [
+        trust::rpm::Sqlite::open(database, log).ok().map(|read| Box::new(read) as Box<_>),
+        trust::rpm::Ndb::open(data).ok().map(|read| Box::new(read) as Box<_>),
+    ];
+    for blobs in blobs.into_iter().flatten() {
+        (0..blobs.count()).filter_map(|number| blobs.blob(number).ok()).for_each(|blob| read(&blob));
+    }
+    listed
 }
 
 /// A package baseline, and look-ups in one that was never verified. What passes for sound answers for each of its

@@ -39,13 +39,14 @@ fn every_target_holds_on_its_seeds_and_near_them() {
 #[test]
 fn the_seeds_are_worth_their_name() {
     // Each target has a seed that is accepted, else the replay would only ever see refusals.
-    let accepted: [(&str, fn(&[u8]) -> bool); 5] = [
+    let accepted: [(&str, fn(&[u8]) -> bool); 6] = [
         ("token", fuzz::is_token),
         ("agent_protocol", |data| agent_protocol::decode::<agent_protocol::FromAgent>(data, 1 << 20).is_ok()),
         ("gate_protocol", |mut data| {
             matches!(gate_protocol::read_frame::<gate_protocol::Request>(&mut data), Ok(Some(_)))
         }),
         ("dpkg", |data| !trust::dpkg::read_status(data).unwrap().packages.is_empty()),
+        ("rpm", |data| fuzz::list_headers(data) > 0),
         ("baseline", |data| {
             policy::baseline::Baseline::open(data).is_ok_and(|baseline| baseline.verify().is_ok())
         }),

@@ -15,7 +15,7 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     /// The gate's socket.
     pub(crate) gate_socket: PathBuf,
-    /// The root folder whose package database is read.
+    /// The root folder whose package databases, dpkg's and rpm's, are read.
     pub(crate) dpkg_root: PathBuf,
     /// Whether people who are logged in are told of a restriction and its end.
     pub(crate) notify: bool,

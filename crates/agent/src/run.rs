@@ -137,7 +137,7 @@ impl Shell {
     async fn run(mut self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut packages = PackageWatch::new(&self.config.dpkg_root);
+        let mut packages = PackageWatch::new(crate::inventory::inventory(&self.config).watched());
         let mut look = interval(PACKAGES_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use sha2::Sha256;
 
 use crate::dpkg::Md5Digest;
+use crate::shipped::Shipped;
 
 /// Long enough that system calls do not count, short enough to stay in the processor's cache.
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -51,6 +52,17 @@ pub(crate) struct Content {
     pub(crate) stamp: Stamp,
     /// An execute bit, or a beginning that the kernel or a loader would run: ELF, `#!`.
     pub(crate) executable: bool,
+}
+
+impl Content {
+    /// Whether it is what a package shipped.
+    pub(crate) fn is(&self, shipped: Shipped) -> bool {
+        match shipped {
+            Shipped::Md5(md5) => md5 == self.md5,
+            Shipped::Sha256(sha256) => sha256 == self.sha256,
+            Shipped::Weak => false,
+        }
+    }
 }
 
 /// Why nothing can be said about a file's content.

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
+use crate::packages::{DatabaseError, open_file};
 use crate::root::Root;
 
 pub use diversions::{Diversion, read_diversions};
@@ -24,18 +25,8 @@ pub type Md5Digest = [u8; 16];
 
 /// The longest database file that is read, in bytes: about a hundred times a large desktop's `status`.
 const FILE_BYTES_MAX: u64 = 64 << 20;
-/// The longest path, in bytes: the kernel's `PATH_MAX`.
-const PATH_BYTES_MAX: usize = 4096;
-
-/// A database file that is there cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", path.display())]
-pub struct DatabaseError {
-    /// The database file.
-    pub path: PathBuf,
-    /// What the system said.
-    pub source: io::Error,
-}
+/// What dpkg replaces whenever it changes anything.
+pub(crate) const STATUS: &str = "/var/lib/dpkg/status";
 
 /// The database in a root.
 #[derive(Debug)]
@@ -48,8 +39,8 @@ pub(crate) struct Database {
 impl Database {
     /// Reads which packages are installed, and the diversions.
     pub(crate) fn open(root: &Root) -> Result<Self, DatabaseError> {
-        let folder = root.outside(b"/var/lib/dpkg");
-        let path = folder.join("status");
+        let path = root.outside(STATUS.as_bytes());
+        let folder = path.parent().unwrap_or(&path).to_owned();
         let mut status =
             open(&path).and_then(read_status).map_err(|source| DatabaseError { path, source })?;
         let path = folder.join("diversions");
@@ -109,20 +100,8 @@ impl Database {
 
 /// Opens a database file, within the limit.
 fn open(path: &Path) -> io::Result<BufReader<io::Take<File>>> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file of possible size"));
-    }
+    let file = open_file(path, FILE_BYTES_MAX)?;
     Ok(BufReader::with_capacity(64 * 1024, file.take(FILE_BYTES_MAX)))
-}
-
-/// A path that a package may list, as absolute path: no NUL, no empty, `.` or `..` components.
-fn clean_path(relative: &[u8]) -> Option<Vec<u8>> {
-    let possible = relative.len() < PATH_BYTES_MAX
-        && !relative.contains(&0)
-        && relative.split(|byte| *byte == b'/').all(|component| !matches!(component, b"" | b"." | b".."));
-    possible.then(|| [b"/", relative].concat())
 }
 
 /// 32 hexadecimal digits.

@@ -7,24 +7,22 @@ use std::sync::atomic::AtomicBool;
 use domain::digest::Sha256Digest;
 
 use crate::content::{Content, ReadError, Reader};
-use crate::dpkg::Database;
 use crate::inventory::{Error, Inventory};
+use crate::packages::{Databases, PackageManager};
 use crate::root::Places;
+use crate::shipped::Shipped;
 
-/// What the package database says about one file, as the file is at this moment.
+/// What the package databases say about one file, as the file is at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Explanation {
-    /// This package shipped exactly this content here.
-    Shipped {
-        /// The package, with its architecture where several can be installed.
+    /// A package lists a file here.
+    Packaged {
+        /// Whose database says so.
+        manager: PackageManager,
+        /// The package, as its manager names it.
         package: String,
-        /// The content.
-        sha256: Sha256Digest,
-    },
-    /// This package shipped another content here.
-    Modified {
-        /// The package, with its architecture where several can be installed.
-        package: String,
+        /// How the file compares with what the package shipped.
+        content: Comparison,
         /// The content that is there.
         sha256: Sha256Digest,
     },
@@ -34,6 +32,17 @@ pub enum Explanation {
     Unreadable(String),
 }
 
+/// How a file compares with what its package shipped, from best to worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Comparison {
+    /// It is that.
+    Same,
+    /// It is something else.
+    Other,
+    /// The package has no digest that proves anything, as old packages of rpm.
+    Unknown,
+}
+
 impl Inventory {
     /// Compares the file that an absolute path leads to, all links followed, with what packages shipped there. Asks the
     /// database, not the last scan: what a package brought since then is explained, though no baseline has it yet.
@@ -41,24 +50,24 @@ impl Inventory {
     /// # Errors
     /// [`Error::Database`]. That the file cannot be read is an answer, not an error.
     pub fn explain(&self, path: &Path) -> Result<Explanation, Error> {
-        let database = Database::open(&self.root)?;
-        let mut places = Places::new(&self.root, &database.diversions);
+        let databases = Databases::open(&self.root)?;
+        let mut places = Places::new(&self.root, databases.diversions());
         let never = AtomicBool::new(false);
         let read = places.follow(path.as_os_str().as_bytes()).map_err(ReadError::from).and_then(|real| {
             let content = Reader::new(&never).read(&self.root.outside(&real))?;
             Ok((real, content))
         });
         match read {
-            Ok((real, content)) => explain_content(&database, &mut places, &real, &content),
+            Ok((real, content)) => explain_content(&databases, &mut places, &real, &content),
             Err(ReadError::Stopped) => Err(Error::Stopped),
             Err(ReadError::Unreadable(reason)) => Ok(Explanation::Unreadable(reason.to_string())),
         }
     }
 }
 
-/// Several packages may have shipped the path, when one took it over from another: any of them will do.
+/// Several packages may have shipped the path, when one took it over from another: the best of them is named.
 fn explain_content(
-    database: &Database,
+    databases: &Databases,
     places: &mut Places<'_>,
     real: &[u8],
     content: &Content,
@@ -66,23 +75,29 @@ fn explain_content(
     let name = |path: &[u8]| path.rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
     let real_name = name(real);
     let is_diverted_to = places.is_diverted_to(real);
-    let sha256 = content.sha256;
-    let mut explanation = Explanation::NotPackaged;
-    for package in &database.status.packages {
-        database.list_files(package, &mut |listed, md5| {
+    let mut best = None;
+    for package in databases.packages() {
+        databases.list_files(package, &mut |listed, shipped| {
             // Resolving every path would take a second; a file lies under its listed name unless it is diverted.
             if !is_diverted_to && name(listed) != real_name {
                 return;
             }
             if places.real_place(package, listed).is_ok_and(|place| place == real) {
-                let package = package.key.clone();
-                if md5 == content.md5 {
-                    explanation = Explanation::Shipped { package, sha256 };
-                } else if explanation == Explanation::NotPackaged {
-                    explanation = Explanation::Modified { package, sha256 };
+                let comparison = match shipped {
+                    Shipped::Weak => Comparison::Unknown,
+                    shipped if content.is(shipped) => Comparison::Same,
+                    Shipped::Md5(_) | Shipped::Sha256(_) => Comparison::Other,
+                };
+                if best.is_none_or(|(before, _)| comparison < before) {
+                    best = Some((comparison, package));
                 }
             }
         })?;
     }
-    Ok(explanation)
+    Ok(best.map_or(Explanation::NotPackaged, |(comparison, package)| Explanation::Packaged {
+        manager: package.manager(),
+        package: package.name().to_owned(),
+        content: comparison,
+        sha256: content.sha256,
+    }))
 }

@@ -8,8 +8,9 @@ use domain::digest::Sha256Digest;
 use policy::baseline::{Builder, FILES_MAX};
 
 use crate::content::{ReadError, Reader, Stamp, Unreadable};
-use crate::dpkg::{Database, DatabaseError, Md5Digest, Package};
+use crate::packages::{self, DatabaseError, Databases, Package};
 use crate::root::{Places, Root, path_of};
+use crate::shipped::Shipped;
 use crate::state::{Found, Record, StateError, StateReader, StateWriter};
 
 /// The most files that a report names, of each kind.
@@ -39,7 +40,7 @@ pub struct Progress {
 pub struct ScanReport {
     /// Installed packages.
     pub packages: u64,
-    /// Packages between two states, because dpkg runs or failed. Their files are not looked at.
+    /// Packages between two states, because dpkg runs or failed. Their files are not looked at. rpm has no such state.
     pub unfinished_packages: u64,
     /// Files that packages shipped: the sum of `vouched`, `modified`, `unreadable` and `missing`.
     pub files: u64,
@@ -59,8 +60,12 @@ pub struct ScanReport {
     pub unreadable_files: Vec<Unvouched>,
     /// Files that are not there. Documentation that was excluded from installation is the usual case.
     pub missing: u64,
-    /// Entries of the package database that could not be understood, or were too many.
+    /// Files that rpm has no SHA-256 of. They are not looked at.
+    pub weak: u64,
+    /// Entries of the package databases that could not be understood, or were too many.
     pub malformed: u64,
+    /// Package databases of a format that is not read. What is in them vouches for nothing.
+    pub unsupported: Vec<PathBuf>,
     /// Why no earlier result could be used, where that is so.
     pub started_over: Option<String>,
 }
@@ -77,7 +82,7 @@ pub struct Unvouched {
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The package database cannot be read.
+    /// A package database cannot be read, or changed while it was read.
     #[error("cannot read the package database")]
     Database(#[from] DatabaseError),
     /// The state file cannot be read or written.
@@ -103,6 +108,11 @@ impl Inventory {
         Self { root: Root(root.to_owned()), state: state.to_owned() }
     }
 
+    /// The files one of which changes whenever an installed package does. Not all of them need to be there.
+    pub fn watched(&self) -> Vec<PathBuf> {
+        packages::watched().map(|path| self.root.outside(path.as_bytes())).collect()
+    }
+
     /// Looks at every packaged file, reads those that changed since the last scan, and keeps the result.
     ///
     /// `progress` is called after each file. `stop` is looked at before each file and every 128 KiB.
@@ -111,11 +121,13 @@ impl Inventory {
     /// [`Error`]; the earlier result is then as it was. A state file that is damaged or of another version is no error
     /// but a reason to read everything ([`ScanReport::started_over`]).
     pub fn scan(&self, progress: &mut dyn FnMut(Progress), stop: &AtomicBool) -> Result<ScanReport, Error> {
-        let database = Database::open(&self.root)?;
+        let databases = Databases::open(&self.root)?;
+        let packages = databases.packages();
         let mut report = ScanReport {
-            packages: database.status.packages.len() as u64,
-            unfinished_packages: database.status.unfinished,
-            malformed: database.status.malformed,
+            packages: packages.len() as u64,
+            unfinished_packages: databases.unfinished(),
+            malformed: databases.malformed(),
+            unsupported: databases.unsupported().to_vec(),
             ..ScanReport::default()
         };
         let mut old = StateReader::open(&self.state)
@@ -124,21 +136,21 @@ impl Inventory {
         let state_error = |source| self.state_error(source);
         let mut new = StateWriter::create(&self.state).map_err(state_error)?;
         let mut scan = Scan {
-            places: Places::new(&self.root, &database.diversions),
+            places: Places::new(&self.root, databases.diversions()),
             reader: Reader::new(stop),
             started: new.started(),
-            progress: Progress { files_total: database.count_files(), ..Progress::default() },
+            progress: Progress { files_total: databases.count_files(), ..Progress::default() },
             report,
         };
         let mut listing = Listing::default();
-        for package in &database.status.packages {
-            scan.list(&database, package, &mut listing)?;
-            new.package(&package.key).map_err(state_error)?;
+        for package in packages {
+            scan.list(&databases, package, &mut listing)?;
+            new.package(package.key()).map_err(state_error)?;
             for (path, shipped) in listing.files() {
                 if stop.load(Ordering::Relaxed) {
                     return Err(Error::Stopped);
                 }
-                let known = match old.as_mut().map(|old| old.find(&package.key, path)) {
+                let known = match old.as_mut().map(|old| old.find(package.key(), path)) {
                     Some(Ok(known)) => known,
                     Some(Err(error)) => {
                         scan.report.started_over = Some(error.to_string());
@@ -154,6 +166,7 @@ impl Inventory {
                 progress(scan.progress);
             }
         }
+        databases.are_unchanged()?;
         new.finish(old.as_ref()).map_err(state_error)?;
         scan.report.bytes_hashed = scan.progress.bytes_hashed;
         Ok(scan.report)
@@ -192,20 +205,20 @@ impl Inventory {
 struct Listing {
     paths: Vec<u8>,
     /// Start and end in `paths`.
-    files: Vec<(usize, usize, Md5Digest)>,
+    files: Vec<(usize, usize, Shipped)>,
 }
 
 impl Listing {
-    fn add(&mut self, path: &[u8], md5: Md5Digest) {
+    fn add(&mut self, path: &[u8], shipped: Shipped) {
         let start = self.paths.len();
         self.paths.extend_from_slice(path);
-        self.files.push((start, self.paths.len(), md5));
+        self.files.push((start, self.paths.len(), shipped));
     }
 
     /// Sorts by path. A path with two digests contradicts itself: the number of these is answered, and one is kept.
     fn sort(&mut self) -> u64 {
         let Self { paths, files } = self;
-        let path = |file: &(usize, usize, Md5Digest)| paths.get(file.0..file.1);
+        let path = |file: &(usize, usize, Shipped)| paths.get(file.0..file.1);
         files.sort_unstable_by(|a, b| (path(a), a.2).cmp(&(path(b), b.2)));
         files.dedup_by(|a, b| path(a) == path(b) && a.2 == b.2);
         let before = files.len();
@@ -213,8 +226,8 @@ impl Listing {
         (before - files.len()) as u64
     }
 
-    fn files(&self) -> impl Iterator<Item = (&[u8], Md5Digest)> {
-        self.files.iter().filter_map(|(start, end, md5)| Some((self.paths.get(*start..*end)?, *md5)))
+    fn files(&self) -> impl Iterator<Item = (&[u8], Shipped)> {
+        self.files.iter().filter_map(|(start, end, shipped)| Some((self.paths.get(*start..*end)?, *shipped)))
     }
 }
 
@@ -229,18 +242,27 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    fn list(&mut self, database: &Database, package: &Package, listing: &mut Listing) -> Result<(), Error> {
+    fn list(
+        &mut self,
+        databases: &Databases,
+        package: Package<'_>,
+        listing: &mut Listing,
+    ) -> Result<(), Error> {
         listing.paths.clear();
         listing.files.clear();
         let mut left = FILES_MAX.saturating_sub(self.report.files);
-        let malformed = database.list_files(package, &mut |path, md5| {
+        let malformed = databases.list_files(package, &mut |path, shipped| {
+            if shipped == Shipped::Weak {
+                self.report.weak += 1;
+                return;
+            }
             if left == 0 {
                 self.report.malformed += 1;
                 return;
             }
             left -= 1;
             match self.places.real_place(package, path) {
-                Ok(real) => listing.add(&real, md5),
+                Ok(real) => listing.add(&real, shipped),
                 Err(error) => {
                     self.report.files += 1;
                     self.progress.files_done += 1;
@@ -259,7 +281,7 @@ impl Scan<'_> {
         &mut self,
         root: &Root,
         path: &[u8],
-        shipped: Md5Digest,
+        shipped: Shipped,
         known: Option<&Record>,
     ) -> Result<Option<Record>, Error> {
         let outside = root.outside(path);
@@ -275,7 +297,7 @@ impl Scan<'_> {
             }
         };
         if let Some(known) = known
-            && known.md5 == shipped
+            && known.shipped == shipped
             && known.stamp == stamp
         {
             self.count(known);
@@ -294,9 +316,9 @@ impl Scan<'_> {
         let settled = content.stamp.ctime() < self.started;
         let record = Record {
             path: path.to_vec(),
-            found: if content.md5 == shipped { Found::Vouched } else { Found::Modified },
+            found: if content.is(shipped) { Found::Vouched } else { Found::Modified },
             executable: content.executable,
-            md5: shipped,
+            shipped,
             sha256: content.sha256.0,
             stamp: if settled { content.stamp } else { Stamp::default() },
         };

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::dpkg::{Diversion, Package};
+use crate::dpkg::Diversion;
+use crate::packages::Package;
 
 /// The directory that stands for `/`: `/` itself, or a file system that is looked at from outside.
 #[derive(Debug, Clone)]
@@ -21,6 +22,14 @@ impl Root {
     /// Where an absolute path of the root lies outside of it.
     pub(crate) fn outside(&self, path: &[u8]) -> PathBuf {
         self.0.join(path_of(path.strip_prefix(b"/").unwrap_or(path)))
+    }
+
+    /// The path with all links followed, that of the last component too.
+    ///
+    /// # Errors
+    /// From the file system; `ELOOP` beyond as many links as the kernel follows.
+    pub(crate) fn follow(&self, path: &[u8]) -> io::Result<Vec<u8>> {
+        Resolver::new(self).follow(path)
     }
 }
 
@@ -137,12 +146,13 @@ impl<'a> Places<'a> {
         Self { resolver, diversions }
     }
 
-    /// The real path of a file that the package lists by this path.
+    /// The real path of a file that the package lists by this path. Diversions are dpkg's.
     ///
     /// # Errors
     /// From the file system, when a directory is missing or closed.
-    pub(crate) fn real_place(&mut self, package: &Package, listed: &[u8]) -> io::Result<Vec<u8>> {
+    pub(crate) fn real_place(&mut self, package: Package<'_>, listed: &[u8]) -> io::Result<Vec<u8>> {
         let real = self.resolver.real_path(listed)?;
+        let Package::Dpkg(package) = package else { return Ok(real) };
         Ok(match self.diversions.get(&real) {
             Some((to, claimed_by)) if *claimed_by != package.name.as_bytes() => to.clone(),
             _ => real,

@@ -1,8 +1,8 @@
 //! The inventory's state file: what each packaged file was when it was last read.
 //!
 //! Bytes, little endian: magic (8); items; the SHA-256 of all that precedes (32). An item is a tag and its fields: a
-//! package (its key: `u16`, bytes), followed by its files (verdict, executable, MD5, SHA-256, stamp, path: `u16`,
-//! bytes), or the end. Packages are sorted by key and files by path, so that a scan merges the old file into the new
+//! package (its key: `u16`, bytes), followed by its files (verdict, executable, which digest the package has and that
+//! digest, SHA-256, stamp, path: `u16`, bytes), or the end. Packages are sorted by key and files by path, so that a scan merges the old file into the new
 //! one and neither is ever in memory.
 //!
 //! The digest finds damage. It does not stop whoever owns the file from writing another: the file is as trustworthy as
@@ -18,9 +18,9 @@ use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
 use crate::content::Stamp;
-use crate::dpkg::Md5Digest;
+use crate::shipped::Shipped;
 
-const MAGIC: &[u8; 8] = b"CORDONI1";
+const MAGIC: &[u8; 8] = b"CORDONI2";
 const DIGEST_BYTES: u64 = 32;
 /// More than two million files with usual paths need.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -29,30 +29,39 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 const TAG_END: u8 = 0;
 const TAG_PACKAGE: u8 = 1;
 const TAG_FILE: u8 = 2;
+const SHIPPED_MD5: u8 = 0;
+const SHIPPED_SHA256: u8 = 1;
 
 /// What the last scan found where a package shipped a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     /// What the package shipped.
     Vouched,
     /// Something else.
-    #[default]
     Modified,
 }
 
 /// One packaged file that could be read.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     /// The real path.
     pub(crate) path: Vec<u8>,
     pub(crate) found: Found,
     pub(crate) executable: bool,
     /// What the package shipped.
-    pub(crate) md5: Md5Digest,
+    pub(crate) shipped: Shipped,
     /// What was there.
     pub(crate) sha256: [u8; 32],
     /// The version that was read. All zero when the file must be read again whatever its stamp.
     pub(crate) stamp: Stamp,
+}
+
+impl Record {
+    /// That of no file.
+    fn empty() -> Self {
+        let (path, found, stamp) = (Vec::new(), Found::Modified, Stamp::default());
+        Self { path, found, executable: false, shipped: Shipped::Weak, sha256: [0; 32], stamp }
+    }
 }
 
 /// Why there is no state to start from.
@@ -131,7 +140,7 @@ impl StateReader {
             return Err(StateError::Damaged("it is not an inventory of this version"));
         }
         let digest = Sha256Digest(digest);
-        Ok(Self { input, digest, package: String::new(), record: Record::default(), at_end: false })
+        Ok(Self { input, digest, package: String::new(), record: Record::empty(), at_end: false })
     }
 
     /// The next record, `None` at the end.
@@ -173,7 +182,11 @@ impl StateReader {
             _ => return Err(StateError::Damaged("an unknown verdict")),
         };
         self.record.executable = executable != 0;
-        self.record.md5 = read_array(input)?;
+        self.record.shipped = match read_array(input)? {
+            [SHIPPED_MD5] => Shipped::Md5(read_array(input)?),
+            [SHIPPED_SHA256] => Shipped::Sha256(Sha256Digest(read_array(input)?)),
+            [_] => return Err(StateError::Damaged("an unknown digest")),
+        };
         self.record.sha256 = read_array(input)?;
         self.record.stamp = Stamp {
             device: u64::from_le_bytes(read_array(input)?),
@@ -241,7 +254,13 @@ impl StateWriter {
             Found::Modified => 1,
         };
         self.output.write_all(&[TAG_FILE, found, u8::from(record.executable)])?;
-        self.output.write_all(&record.md5)?;
+        match record.shipped {
+            Shipped::Md5(md5) => self.output.write_all(&[&[SHIPPED_MD5][..], &md5].concat())?,
+            Shipped::Sha256(Sha256Digest(sha256)) => {
+                self.output.write_all(&[&[SHIPPED_SHA256][..], &sha256].concat())?;
+            }
+            Shipped::Weak => return Err(io::Error::other("a file that nothing is known of")),
+        }
         self.output.write_all(&record.sha256)?;
         let Stamp { device, inode, ctime_seconds, ctime_nanoseconds, size } = record.stamp;
         self.output.write_all(&device.to_le_bytes())?;
@@ -301,7 +320,11 @@ mod tests {
         for (package, files) in [("a", &["/1", "/2"][..]), ("b:amd64", &[]), ("c", &["/0", "/3"])] {
             writer.package(package).unwrap();
             for file in files {
-                let record = Record { path: file.as_bytes().to_vec(), ..Record::default() };
+                let shipped = match package {
+                    "c" => Shipped::Sha256(Sha256Digest([3; 32])),
+                    _ => Shipped::Md5([5; 16]),
+                };
+                let record = Record { path: file.as_bytes().to_vec(), shipped, ..Record::empty() };
                 writer.file(&record).unwrap();
             }
         }
@@ -354,13 +377,14 @@ mod tests {
     fn nonsense_under_a_right_digest_is_damage_too() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        let nonsense: [&[u8]; 6] = [
-            b"CORDONI2\0",
-            b"CORDONI1",
-            b"CORDONI1\x03",
-            b"CORDONI1\x01\xff\xffa",
-            b"CORDONI1\x01\x01\0\xff\0",
-            b"CORDONI1\x02\x07\0",
+        let nonsense: [&[u8]; 7] = [
+            b"CORDONI1\0",
+            b"CORDONI2",
+            b"CORDONI2\x03",
+            b"CORDONI2\x01\xff\xffa",
+            b"CORDONI2\x01\x01\0\xff\0",
+            b"CORDONI2\x02\x07\0",
+            b"CORDONI2\x02\0\0\x02",
         ];
         for bytes in nonsense {
             fs::write(&path, [bytes, Sha256::digest(bytes).as_slice()].concat()).unwrap();

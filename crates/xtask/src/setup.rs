@@ -39,6 +39,8 @@ pub(crate) const TEST: &[Package] = &[
     Package { name: "openssl", file: "/usr/bin/openssl" },
     Package { name: "python3", file: "/usr/bin/python3" },
     Package { name: "python3-venv", file: "/usr/share/doc/python3-venv" },
+    // Its database is one that the inventory reads.
+    Package { name: "rpm", file: "/usr/bin/rpmbuild" },
 ];
 
 /// The peer that `bench exec` is measured beside.

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::credential::Credential;
 use crate::gate::Gate;
 use crate::https::{self, printable};
+use crate::inventory;
 use crate::run_state::RunState;
 use crate::state_dir::StateDir;
 use crate::tls;
@@ -241,14 +242,22 @@ fn check_agent(state: &StateDir, checks: &mut Checks) {
 }
 
 fn check_packages(config: &Config, checks: &mut Checks) {
-    let path = config.dpkg_root.join("var/lib/dpkg/status");
-    match std::fs::File::open(&path) {
-        Ok(_) => checks.ok("packages", format!("{} can be read", path.display())),
-        Err(error) => checks.fail(
-            "packages",
-            format!("{}: {error}", path.display()),
-            "the inventory needs dpkg's database: on a system without it nothing is vouched for",
-        ),
+    let mut read = Vec::new();
+    for path in inventory::inventory(config).watched() {
+        match std::fs::File::open(&path) {
+            Ok(_) => read.push(path.display().to_string()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let advice = "the inventory must read it: see the permissions of the file and its folders";
+                return checks.fail("packages", format!("{}: {error}", path.display()), advice);
+            }
+        }
+    }
+    if read.is_empty() {
+        let advice = "the inventory needs the database of dpkg or rpm: without one nothing is vouched for";
+        checks.fail("packages", format!("no database below {}", config.dpkg_root.display()), advice);
+    } else {
+        checks.ok("packages", format!("can be read: {}", read.join(", ")));
     }
 }
 

@@ -25,17 +25,31 @@ struct Explained {
     package: Package,
 }
 
-/// What the package database says.
+/// What the package databases say.
 #[derive(Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 enum Package {
-    Shipped { name: String },
-    Modified { name: String, sha256: String },
+    Shipped {
+        name: String,
+        manager: &'static str,
+    },
+    Modified {
+        name: String,
+        manager: &'static str,
+        sha256: String,
+    },
+    /// Listed with a digest that proves nothing.
+    Unproven {
+        name: String,
+        manager: &'static str,
+    },
     NotPackaged,
-    Unreadable { reason: String },
+    Unreadable {
+        reason: String,
+    },
 }
 
-/// Joins the gate's verdict with what the package database says.
+/// Joins the gate's verdict with what the package databases say.
 ///
 /// # Errors
 /// When the path cannot be named, or neither has anything to say.
@@ -74,9 +88,13 @@ fn ask_gate(config: &Config, path: &Path) -> Result<gate_protocol::Explanation> 
 
 fn package(config: &Config, path: &Path) -> Result<Package> {
     Ok(match inventory::inventory(config).explain(path)? {
-        trust::Explanation::Shipped { package, sha256: _ } => Package::Shipped { name: package },
-        trust::Explanation::Modified { package, sha256 } => {
-            Package::Modified { name: package, sha256: sha256.to_string() }
+        trust::Explanation::Packaged { manager, package: name, content, sha256 } => {
+            let manager = manager.name();
+            match content {
+                trust::Comparison::Same => Package::Shipped { name, manager },
+                trust::Comparison::Other => Package::Modified { name, manager, sha256: sha256.to_string() },
+                trust::Comparison::Unknown => Package::Unproven { name, manager },
+            }
         }
         trust::Explanation::NotPackaged => Package::NotPackaged,
         trust::Explanation::Unreadable(reason) => Package::Unreadable { reason },
@@ -91,8 +109,15 @@ impl Explained {
             None => "the verdict is not known",
         };
         let package = match &self.package {
-            Package::Shipped { name } => format!("{name} shipped exactly this file here"),
-            Package::Modified { name, sha256: _ } => format!("{name} shipped another content here"),
+            Package::Shipped { name, manager } => {
+                format!("{name} ({manager}) shipped exactly this file here")
+            }
+            Package::Modified { name, manager, sha256: _ } => {
+                format!("{name} ({manager}) shipped another content here")
+            }
+            Package::Unproven { name, manager } => {
+                format!("{name} ({manager}) lists a file here, and has no SHA-256 of it")
+            }
             Package::NotPackaged => "no installed package shipped a file here".to_owned(),
             Package::Unreadable { reason } => format!("cannot be compared: {reason}"),
         };

@@ -45,7 +45,9 @@ pub(super) fn inventory(config: &Config, output: Output) -> Result<()> {
             "modified_executables": paths(&report.modified_executables),
             "unreadable": report.unreadable,
             "missing": report.missing,
+            "weak": report.weak,
             "malformed": report.malformed,
+            "unsupported": paths(&report.unsupported),
             "started_over": report.started_over,
             "baseline": baseline.to_string(),
             "baseline_was_held": was_held,
@@ -74,6 +76,15 @@ pub(super) fn inventory(config: &Config, output: Output) -> Result<()> {
                 for path in paths(&report.modified_executables) {
                     text.push_str(&format!("  {path}\n"));
                 }
+            }
+            if report.weak > 0 {
+                text.push_str(&format!(
+                    "Refused while restricted, because rpm has no SHA-256 of them: {} files\n",
+                    report.weak
+                ));
+            }
+            for path in paths(&report.unsupported) {
+                text.push_str(&format!("Not read, because its format is not known: {path}\n"));
             }
             print(&text)
         }

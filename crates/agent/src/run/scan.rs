@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -81,6 +81,12 @@ fn scan(config: &Config, told: &mpsc::Sender<Input>, stop: &AtomicBool) -> Inven
                 unchanged = outcome.was_held,
                 "inventory complete"
             );
+            for database in &report.unsupported {
+                tracing::warn!(
+                    ?database,
+                    "a package database of a format that is not read vouches for nothing"
+                );
+            }
             if !outcome.was_held && !report.modified_executables.is_empty() {
                 let named: Vec<_> = report.modified_executables.iter().take(NAMED_MAX).collect();
                 tracing::warn!(
@@ -96,28 +102,28 @@ fn scan(config: &Config, told: &mpsc::Sender<Input>, stop: &AtomicBool) -> Inven
     }
 }
 
-/// Notices that the package database changed, and then that it rests.
+/// Notices that a package database changed, and then that it rests.
 pub(super) struct PackageWatch {
-    path: PathBuf,
-    seen: Option<Version>,
+    paths: Vec<PathBuf>,
+    seen: Vec<Option<Version>>,
     is_moving: bool,
 }
 
-/// Which version of the database's main file there is: dpkg replaces it whole.
+/// Which version of a database's file there is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Version(u64, i64, i64, u64);
 
 impl PackageWatch {
-    pub(super) fn new(root: &Path) -> Self {
-        let path = root.join("var/lib/dpkg/status");
-        Self { seen: version(&path), path, is_moving: false }
+    /// Looks at these files, of which not all need to be there.
+    pub(super) fn new(paths: Vec<PathBuf>) -> Self {
+        Self { seen: versions(&paths), paths, is_moving: false }
     }
 
-    /// Whether the database changed, and has been at rest since the last look.
+    /// Whether a database changed, and all have been at rest since the last look.
     pub(super) fn look(&mut self) -> bool {
-        let version = version(&self.path);
-        if version != self.seen {
-            self.seen = version;
+        let versions = versions(&self.paths);
+        if versions != self.seen {
+            self.seen = versions;
             self.is_moving = true;
             return false;
         }
@@ -125,9 +131,12 @@ impl PackageWatch {
     }
 }
 
-fn version(path: &Path) -> Option<Version> {
-    let metadata = fs::metadata(path).ok()?;
-    Some(Version(metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), metadata.len()))
+fn versions(paths: &[PathBuf]) -> Vec<Option<Version>> {
+    let version = |path: &PathBuf| {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Version(metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), metadata.len()))
+    };
+    paths.iter().map(version).collect()
 }
 
 #[cfg(test)]
@@ -137,15 +146,16 @@ mod tests {
     #[test]
     fn a_change_is_told_once_and_only_when_it_is_over() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("var/lib/dpkg/status");
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let mut watch = PackageWatch::new(folder.path());
+        let paths = ["status", "rpmdb.sqlite-wal"].map(|name| folder.path().join(name));
+        let mut watch = PackageWatch::new(paths.to_vec());
         assert!(!watch.look());
-        for length in 1..4 {
-            fs::write(&path, "x".repeat(length)).unwrap();
-            assert!(!watch.look(), "it still changes");
+        for path in paths {
+            for length in 1..4 {
+                fs::write(&path, "x".repeat(length)).unwrap();
+                assert!(!watch.look(), "it still changes");
+            }
+            assert!(watch.look());
+            assert!(!watch.look());
         }
-        assert!(watch.look());
-        assert!(!watch.look());
     }
 }

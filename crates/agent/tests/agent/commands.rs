@@ -74,7 +74,7 @@ fn explain_joins_the_gates_verdict_with_the_packages() {
     other.arg(machine.folder.join("bin/cordon-agent")).arg("--config").arg(machine.folder.join("agent.toml"));
     let output = other.args(["explain", PACKAGED]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("base shipped exactly this") && text.contains("run this as root"), "{text}");
+    assert!(text.contains("base (dpkg) shipped exactly this") && text.contains("run this as root"), "{text}");
     assert_eq!(output.status.code(), Some(1));
 }
 

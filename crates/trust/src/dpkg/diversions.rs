@@ -3,8 +3,8 @@
 
 use std::io::{self, BufRead};
 
-use super::clean_path;
 use super::lines::{Line, Lines};
+use crate::shipped::clean_path;
 
 /// The most diversions that are read.
 const DIVERSIONS_MAX: usize = 100_000;

@@ -3,7 +3,8 @@
 use std::io::{self, BufRead};
 
 use super::lines::{Line, Lines};
-use super::{Md5Digest, clean_path, parse_md5};
+use super::{Md5Digest, parse_md5};
+use crate::shipped::clean_path;
 
 /// Calls `each` with every absolute path and its MD5. Answers how many lines were malformed: a name that holds a
 /// newline cannot be written in this format, so its parts are malformed too and vouch for nothing.

@@ -3,7 +3,8 @@
 use std::io::{self, BufRead};
 
 use super::lines::{Line, Lines};
-use super::{Md5Digest, clean_path, parse_md5};
+use super::{Md5Digest, parse_md5};
+use crate::shipped::clean_path;
 
 /// The most packages that are read.
 const PACKAGES_MAX: usize = 200_000;

@@ -1,4 +1,4 @@
-//! Scans of a machine that each test builds: a directory with a dpkg database and the files that it lists.
+//! Scans of a machine that each test builds: a directory with package databases and the files that they list.
 #![cfg(test)]
 
 use std::fs::{self, File};
@@ -12,9 +12,10 @@ use domain::digest::Sha256Digest;
 use md5::{Digest as _, Md5};
 use policy::baseline::Baseline;
 use sha2::Sha256;
-use trust::{Error, Explanation, Inventory, ScanReport, Unreadable};
+use trust::{Comparison, Error, Explanation, Inventory, PackageManager, ScanReport, Unreadable};
 
 mod damage;
+mod rpm;
 mod scan;
 
 fn md5(text: &str) -> String {
@@ -23,6 +24,12 @@ fn md5(text: &str) -> String {
 
 fn sha256(text: &str) -> Sha256Digest {
     Sha256Digest(Sha256::digest(text).into())
+}
+
+/// A file of one of dpkg's packages.
+fn packaged(package: &str, content: Comparison, text: &str) -> Explanation {
+    let (manager, package) = (PackageManager::Dpkg, package.to_owned());
+    Explanation::Packaged { manager, package, content, sha256: sha256(text) }
 }
 
 /// A machine with merged `/usr`.

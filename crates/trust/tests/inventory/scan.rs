@@ -11,7 +11,7 @@ fn a_shipped_program_is_listed_at_its_real_path() {
     assert_eq!(report.started_over.as_deref(), Some("there is no earlier scan"));
     assert_eq!(report.bytes_hashed, 4);
     assert_eq!(machine.places("#!ls"), [b"/usr/bin/ls"]);
-    let shipped = Explanation::Shipped { package: "coreutils".to_owned(), sha256: sha256("#!ls") };
+    let shipped = packaged("coreutils", Comparison::Same, "#!ls");
     assert_eq!(machine.explain("/bin/ls"), shipped);
     symlink("ls", machine.path("usr/bin/dir")).unwrap();
     assert_eq!(machine.explain("/bin/dir"), shipped);
@@ -74,7 +74,7 @@ fn modified_missing_and_replaced_files_are_not_vouched_for() {
     assert!(report.unreadable_files.iter().all(|file| file.reason == Unreadable::NotRegular));
     assert_eq!(machine.files_in_baseline(), 1);
     assert!(machine.is_listed("/usr/bin/good", "#!good"));
-    let modified = Explanation::Modified { package: "modified".to_owned(), sha256: sha256("#!evil") };
+    let modified = packaged("modified", Comparison::Other, "#!evil");
     assert_eq!(machine.explain("/usr/bin/modified"), modified);
     assert_eq!(machine.explain("/usr/lib/link"), Explanation::NotPackaged);
     for (path, reason) in
@@ -127,7 +127,7 @@ fn packages_of_several_architectures_have_their_own_files() {
     assert!(
         machine.is_listed("/usr/lib/32", "\x7fELF 32") && !machine.is_listed("/usr/lib/arm", "\x7fELF arm")
     );
-    let shipped = Explanation::Shipped { package: "libc6:i386".to_owned(), sha256: sha256("\x7fELF 32") };
+    let shipped = packaged("libc6:i386", Comparison::Same, "\x7fELF 32");
     assert_eq!(machine.explain("/usr/lib/32"), shipped);
 }
 
@@ -148,7 +148,7 @@ fn a_diverted_file_is_looked_for_where_it_lies() {
     assert_eq!(machine.places("#!bash"), [b"/usr/bin/sh.distrib"]);
     assert_eq!(machine.places("#!x"), [b"/usr/lib/x.old"]);
     assert!(machine.places("#!local").is_empty());
-    let by = |package: &str, text| Explanation::Shipped { package: package.to_owned(), sha256: sha256(text) };
+    let by = |package: &str, text| packaged(package, Comparison::Same, text);
     assert_eq!(machine.explain("/bin/sh"), by("dash", "#!dash"));
     assert_eq!(machine.explain("/bin/sh.distrib"), by("bash", "#!bash"));
     assert_eq!(machine.explain("/bin/x"), Explanation::NotPackaged);
@@ -318,5 +318,8 @@ fn this_machines_own_dpkg_is_explained() {
     }
     let inventory = Inventory::new(Path::new("/"), Path::new("/nonexistent/state"));
     let explanation = inventory.explain(Path::new("/usr/bin/dpkg")).unwrap();
-    assert!(matches!(explanation, Explanation::Shipped { package, .. } if package == "dpkg"));
+    assert!(matches!(
+        explanation,
+        Explanation::Packaged { manager: PackageManager::Dpkg, package, content: Comparison::Same, .. } if package == "dpkg"
+    ));
 }

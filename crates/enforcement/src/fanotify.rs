@@ -3,7 +3,8 @@
 //! A restriction is a session: a group with its marks and the threads around it. Another judge takes the place of the
 //! one before inside the session, so the kernel asks without a gap.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -18,9 +19,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::denial::{self, Denial, DenialLog, Process, RawDenial};
 use crate::foreign::Foreign;
+use crate::keep::{self, Keep, Keepers};
 use crate::label::{self, InodeVersion, Job, Label};
 use crate::namespaces;
+use crate::programs::Programs;
 use crate::responder::{self, Answer};
+use crate::sys::Response;
 use crate::verdicts::{self, Verdicts};
 use crate::{Enforcer, Error, Judge, Status, sys};
 
@@ -80,6 +84,10 @@ pub struct Fanotify {
     settings: Settings,
     session: Option<Session>,
     denials: Arc<DenialLog>,
+    keep: Option<Arc<Keep>>,
+    /// The group of an earlier gate, until it is known what becomes of it.
+    former: Option<OwnedFd>,
+    programs: Vec<PathBuf>,
 }
 
 /// Whether this kernel and this process can restrict by fanotify: nothing, or why not in one sentence.
@@ -104,7 +112,31 @@ pub fn support() -> Option<String> {
 impl Fanotify {
     /// A backend that restricts nothing until it is told to.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, session: None, denials: Arc::default() }
+        let (session, denials) = (None, Arc::default());
+        Self { settings, session, denials, keep: None, former: None, programs: Vec::new() }
+    }
+
+    /// A backend whose restrictions outlive this process. What an earlier process has left stands until the first
+    /// [`Enforcer::restrict`] takes it over, or the first [`Enforcer::release`] ends it.
+    ///
+    /// # Errors
+    /// When there is no thread for it. A keeper that cannot be reached is none: see [`Fanotify::has_keeper`].
+    pub fn kept_by(settings: Settings, keepers: Keepers) -> Result<Self, Error> {
+        let mut backend = Self::new(settings);
+        backend.programs = keepers.programs;
+        backend.former = keepers.inherited;
+        if let Some(socket) = keepers.socket {
+            let (keep, former) = Keep::reach(socket, keepers.start)?;
+            backend.keep = Some(keep);
+            // The same one, when both have one.
+            backend.former = former.or(backend.former.take());
+        }
+        Ok(backend)
+    }
+
+    /// Whether a keeper has what this process must not lose.
+    pub fn has_keeper(&self) -> bool {
+        self.keep.as_ref().is_some_and(|keep| keep.is_there())
     }
 }
 
@@ -115,16 +147,28 @@ impl Enforcer for Fanotify {
 
     fn restrict(&mut self, judge: Arc<dyn Judge>) -> Result<(), Error> {
         match &self.session {
-            Some(session) => session.shared.verdicts.replace_judge(judge, &session.shared),
+            Some(session) => {
+                session.shared.verdicts.replace_judge(judge, &session.shared);
+                session.shared.programs.lend(&session.shared);
+            }
             None => {
-                self.session = Some(Session::start(self.settings, judge, Arc::clone(&self.denials))?);
+                let (keep, former) = (self.keep.clone(), self.former.take());
+                let denials = Arc::clone(&self.denials);
+                self.session =
+                    Some(Session::start(self.settings, judge, denials, keep, former, &self.programs)?);
             }
         }
         Ok(())
     }
 
     fn release(&mut self) {
-        self.session = None;
+        if let Some(former) = self.former.take() {
+            let_go(former.as_fd());
+        }
+        match self.session.take() {
+            Some(session) => drop(session),
+            None => end_keeping(self.keep.as_deref()),
+        }
     }
 
     fn status(&self) -> Status {
@@ -147,6 +191,38 @@ impl Enforcer for Fanotify {
     }
 }
 
+impl Drop for Fanotify {
+    /// A restriction that outlives this process is not lifted by its end.
+    fn drop(&mut self) {
+        let session = self.session.take();
+        if let Some(keep) = &self.keep {
+            keep.stop();
+            if let Some(session) = &session {
+                session.shared.left.store(true, Ordering::Release);
+            }
+        }
+    }
+}
+
+/// Ends what an earlier process has left: whoever waits goes on.
+fn let_go(group: BorrowedFd<'_>) {
+    sys::remove_marks(group);
+    let mut buffer = [0; sys::METADATA_BYTES];
+    while let Ok(events) = sys::read_events(group, &mut buffer)
+        && !events.is_empty()
+    {
+        events.iter().for_each(|event| drop(sys::respond(group, event.file.as_raw_fd(), Response::Allow)));
+    }
+    sys::answer_what_was_read(group, Response::Allow);
+}
+
+fn end_keeping(keep: Option<&Keep>) {
+    if let Some(keep) = keep {
+        keep.end();
+    }
+    keep::forget_group();
+}
+
 /// What the threads of a session share. The responder takes no lock of it.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
@@ -155,6 +231,10 @@ pub(crate) struct Shared {
     pub(crate) group: OwnedFd,
     pub(crate) verdicts: Verdicts,
     pub(crate) foreign: Foreign,
+    pub(crate) keep: Option<Arc<Keep>>,
+    pub(crate) programs: Programs,
+    /// The responder empties it: a sign of life for the keeper.
+    pub(crate) ping: EventFd,
     pub(crate) small: WakingQueue<Job>,
     pub(crate) large: WakingQueue<Job>,
     pub(crate) answers: WakingQueue<Answer>,
@@ -163,6 +243,8 @@ pub(crate) struct Shared {
     /// Readable forever once the session ends.
     pub(crate) stop: EventFd,
     stopped: AtomicBool,
+    /// Whether the session ends without lifting the restriction: it took over another one's and could not begin.
+    left: AtomicBool,
     pub(crate) marks: AtomicU64,
     pub(crate) unmarked: AtomicU64,
     pub(crate) asked: AtomicU64,
@@ -173,6 +255,11 @@ impl Shared {
     /// Whether the session ends.
     pub(crate) fn stopping(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Whether what has no answer is left to whoever comes next.
+    pub(crate) fn leaves(&self) -> bool {
+        self.left.load(Ordering::Acquire)
     }
 
     /// Hands a verdict to the responder; `keep` makes it a label.
@@ -289,15 +376,37 @@ struct Session {
 }
 
 impl Session {
-    fn start(settings: Settings, judge: Arc<dyn Judge>, denials: Arc<DenialLog>) -> Result<Self, Error> {
+    fn start(
+        settings: Settings,
+        judge: Arc<dyn Judge>,
+        denials: Arc<DenialLog>,
+        keep: Option<Arc<Keep>>,
+        former: Option<OwnedFd>,
+        programs: &[PathBuf],
+    ) -> Result<Self, Error> {
+        let takes_over = former.is_some();
+        let group = match former {
+            Some(group) => {
+                // Nothing of this is read here yet, so that no answer can meet the wrong question. Whoever was being
+                // decided about is refused. No lease of the earlier gate is ours, so neither are its kept verdicts.
+                sys::answer_what_was_read(group.as_fd(), Response::Deny);
+                sys::ask_about_all_executions(group.as_fd())
+                    .map_err(|error| Error::new("fanotify_mark: flush", error))?;
+                group
+            }
+            None => sys::fanotify_init().map_err(|error| Error::new("fanotify_init", error))?,
+        };
         let descriptors = raise_descriptor_limit();
         let pending_max = settings.pending_max.min(descriptors / 8).max(1);
         let shared = Arc::new(Shared {
             settings,
             pending_max,
-            group: sys::fanotify_init().map_err(|error| Error::new("fanotify_init", error))?,
+            group,
             verdicts: Verdicts::new(judge, settings.kept_max.min(descriptors / 4)),
             foreign: Foreign::default(),
+            keep,
+            programs: Programs::new(programs),
+            ping: event_fd()?,
             small: WakingQueue::new(pending_max)?,
             large: WakingQueue::new(pending_max)?,
             answers: WakingQueue::new(pending_max * 2)?,
@@ -305,6 +414,7 @@ impl Session {
             denials,
             stop: event_fd()?,
             stopped: AtomicBool::new(false),
+            left: AtomicBool::new(takes_over),
             marks: AtomicU64::new(0),
             unmarked: AtomicU64::new(0),
             asked: AtomicU64::new(0),
@@ -332,16 +442,29 @@ impl Session {
             }
         })?;
         spawn("denials", shared, |shared| denial::run(shared))?;
+        if let Some(keep) = &shared.keep {
+            keep.begin(shared, takes_over);
+        }
+        keep::store_group(shared.group.as_fd());
         namespaces::cover(shared)?;
+        shared.programs.lend(shared);
+        spawn("programs", shared, |shared| shared.programs.go_on_lending(shared))?;
+        if let Some(keep) = &shared.keep {
+            keep.marked();
+        }
+        shared.left.store(false, Ordering::Release);
         Ok(session)
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // From here on the kernel asks nothing; what it asked before, the responder lets through as it ends.
-        sys::remove_marks(self.shared.group.as_fd());
-        self.shared.foreign.end();
+        if !self.shared.leaves() {
+            // From here on the kernel asks nothing; what it asked before, the responder lets through as it ends.
+            sys::remove_marks(self.shared.group.as_fd());
+            self.shared.foreign.end();
+            end_keeping(self.shared.keep.as_deref());
+        }
         self.shared.stopped.store(true, Ordering::Release);
         let _ = self.shared.stop.write(1);
         self.shared.verdicts.end();
@@ -360,7 +483,7 @@ impl Drop for Session {
 }
 
 /// Each kept verdict holds a descriptor. Raises the limit as far as it goes, and answers it.
-fn raise_descriptor_limit() -> usize {
+pub(crate) fn raise_descriptor_limit() -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
     for (soft_wanted, hard_wanted) in
         [(DESCRIPTORS, hard.max(DESCRIPTORS)), (DESCRIPTORS.min(hard), hard), (soft, hard)]

@@ -18,6 +18,7 @@ use nix::sys::eventfd::EventFd;
 use crate::Error;
 use crate::denial::{self, RawDenial};
 use crate::fanotify::{Shared, event_fd, spawn};
+use crate::keep::{Keep, Loan};
 use crate::label::Label;
 use crate::mounts::{Patience, Place};
 use crate::sys::{self, Response};
@@ -38,6 +39,8 @@ pub(crate) struct Foreign {
 /// One mount, between its thread and the one that watches mounts.
 struct Guard {
     place: Place,
+    /// To be given back before the group is closed.
+    _loan: Option<Loan>,
     group: OwnedFd,
     /// Readable when the thread is to look: the mounts changed, or this one is gone.
     look: EventFd,
@@ -92,6 +95,11 @@ impl Foreign {
         self.total.load(Ordering::Relaxed).saturating_sub(self.marked())
     }
 
+    /// Gives a keeper that lost it everything that it is to have.
+    pub(crate) fn lend_again(&self, keep: &Keep) {
+        self.lock().values().for_each(|guard| keep.lend_group_again(guard.group.as_fd()));
+    }
+
     /// Lets go of all.
     pub(crate) fn end(&self) {
         self.lock().values().for_each(|guard| sys::remove_marks(guard.group.as_fd()));
@@ -104,9 +112,11 @@ impl Foreign {
 
 impl Guard {
     fn start(place: &Place, shared: &Arc<Shared>) -> Result<Arc<Self>, Error> {
+        let group = sys::fanotify_init().map_err(|error| Error::new("fanotify_init", error))?;
         let guard = Arc::new(Self {
             place: place.clone(),
-            group: sys::fanotify_init().map_err(|error| Error::new("fanotify_init", error))?,
+            _loan: shared.keep.as_ref().map(|keep| keep.lend_group(group.as_fd())),
+            group,
             look: event_fd()?,
             gone: AtomicBool::new(false),
             tried: AtomicBool::new(false),

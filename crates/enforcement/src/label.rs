@@ -111,6 +111,14 @@ fn look(job: &Job, judge: &dyn Judge, shared: &Shared) -> Label {
     })
 }
 
+/// What the judge in force says of a file that nobody executes at the moment.
+pub(crate) fn decide(file: &OwnedFd, version: InodeVersion, shared: &Shared) -> Decision {
+    let bytes_max = shared.settings.hash_bytes_max;
+    let judge = shared.verdicts.judge();
+    let hash = |file: &OwnedFd| hash_while(file, bytes_max, || !shared.stopping());
+    judged(file, version, bytes_max, judge.as_ref(), hash).decision
+}
+
 /// What a judge says of a file whose content `hash` finds out.
 pub(crate) fn judged(
     file: &OwnedFd,

@@ -5,7 +5,8 @@
 //!
 //! Tier T3, [`Fanotify`], needs Linux 5.0 (`FAN_OPEN_EXEC_PERM`), `CONFIG_FANOTIFY_ACCESS_PERMISSIONS`,
 //! `CAP_SYS_ADMIN`, and `CAP_LEASE` with the sysctl `fs.leases-enable`: it allows nothing that it cannot hold a lease
-//! on. It does not see memfd, nor mappings, and when the process dies the kernel allows: fanotify has no other answer.
+//! on. It does not see memfd, nor mappings. When the last process that has its group dies, the kernel allows; so the
+//! [`keeper`] and the service manager have it too.
 
 #[expect(unsafe_code, reason = "the system calls that no safe library offers")]
 mod sys;
@@ -15,9 +16,12 @@ mod denial;
 mod examine;
 mod fanotify;
 mod foreign;
+mod keep;
+pub mod keeper;
 mod label;
 mod mounts;
 mod namespaces;
+mod programs;
 mod responder;
 mod verdicts;
 
@@ -31,6 +35,7 @@ use domain::restriction::Tier;
 pub use denial::Denial;
 pub use examine::{Examined, Examiner, KnownDigests, foreign_devices};
 pub use fanotify::{Fanotify, MarkScope, Settings, support};
+pub use keep::{Keepers, inherited_group};
 pub use label::{fs_verity, hash};
 
 /// What was read of a file that is about to run.

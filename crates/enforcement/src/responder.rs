@@ -79,11 +79,13 @@ pub(crate) fn run(shared: &Shared) {
         let mut polled = [
             PollFd::new(shared.group.as_fd(), PollFlags::POLLIN),
             PollFd::new(shared.answers.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(shared.ping.as_fd(), PollFlags::POLLIN),
             PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN),
         ];
         if poll(&mut polled, timeout).is_err() {
             continue;
         }
+        let _ = shared.ping.read();
         shared.answers.rest();
         while let Some(answer) = shared.answers.pop() {
             responder.learn(answer, shared);
@@ -94,7 +96,9 @@ pub(crate) fn run(shared: &Shared) {
         }
         responder.refuse_the_late(shared);
     }
-    responder.let_through(shared, &mut buffer);
+    if !shared.leaves() {
+        responder.let_through(shared, &mut buffer);
+    }
 }
 
 impl Responder {

@@ -356,6 +356,123 @@ pub(crate) fn read_lease_break(signals: BorrowedFd<'_>) -> io::Result<Option<Lea
     Ok(Some(if word(0) == lease_signal() { LeaseBreak::Of(word(20)) } else { LeaseBreak::Unknown }))
 }
 
+/// No event's descriptor has a greater number: a gate has at most this many open.
+pub(crate) const DESCRIPTORS: u16 = u16::MAX;
+
+/// Answers every event that was read from a group and not answered, for a reader that is gone or does nothing.
+///
+/// An answer names its event by the descriptor that the reader got. That is not known here, so all are tried: 12 ms.
+pub(crate) fn answer_what_was_read(group: BorrowedFd<'_>, response: Response) {
+    for number in 0..DESCRIPTORS {
+        drop(respond(group, number.into(), response));
+    }
+}
+
+/// Refuses the events that nobody has read, at most `max` of them, and answers how many there were.
+///
+/// Reading an event makes a descriptor. When there is no room for one, the kernel refuses by itself, and neither opens
+/// the file nor waits for an answer, so that nothing here can be held up. Not for a process with other threads.
+pub(crate) fn refuse_unread(group: BorrowedFd<'_>, max: u64) -> io::Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let lowest_free = nix::unistd::dup(group)?.as_raw_fd();
+    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest_free).unwrap_or(0), hard)?;
+    let mut buffer = [0; METADATA_BYTES];
+    let mut refused = 0;
+    let result = loop {
+        match nix::unistd::read(group, &mut buffer) {
+            Err(nix::errno::Errno::EMFILE) => refused += 1,
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(nix::errno::Errno::EAGAIN) => break Ok(refused),
+            Err(error) => break Err(error.into()),
+            // An overflow, which is nobody's question; or an event, if there was room after all.
+            Ok(length) => {
+                for event in parse_events(buffer.get(..length).unwrap_or_default()) {
+                    drop(respond(group, event.file.as_raw_fd(), Response::Deny));
+                    refused += 1;
+                }
+            }
+        }
+        if refused >= max {
+            break Ok(refused);
+        }
+    };
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+    result
+}
+
+/// The most descriptors in one message.
+const MESSAGE_DESCRIPTORS_MAX: usize = 2;
+
+/// Sends a message with descriptors, whole or not at all. Waits only as long as the socket says.
+pub(crate) fn send_message(socket: BorrowedFd<'_>, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let files: Vec<RawFd> = files.iter().map(|file| file.as_raw_fd()).collect();
+    let rights = [ControlMessage::ScmRights(&files)];
+    let rights = if files.is_empty() { &[][..] } else { &rights[..] };
+    let slices = [io::IoSlice::new(bytes)];
+    sendmsg::<()>(socket.as_raw_fd(), &slices, rights, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}
+
+/// Receives a message with its descriptors; of length 0 when the other side is gone.
+pub(crate) fn receive_message(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: nix::sys::socket::MsgFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut control = nix::cmsg_space!([RawFd; MESSAGE_DESCRIPTORS_MAX]);
+    let mut slices = [io::IoSliceMut::new(buffer)];
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
+    let mut files = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = control {
+            // SAFETY: the kernel made these descriptors for this message, and nothing else owns them.
+            files.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+        }
+    }
+    Ok((message.bytes, files))
+}
+
+/// Takes a connection that waits. It does not wait for reads and writes.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (nobody, flags) = (std::ptr::null_mut(), libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK);
+    // SAFETY: no address is asked for, so none is written.
+    owned(unsafe { libc::accept4(listener.as_raw_fd(), nobody, std::ptr::null_mut(), flags) })
+}
+
+/// The descriptors that the service manager kept (`sd_listen_fds(3)`), by name. To be called once, before this process
+/// opens anything of its own.
+pub(crate) fn inherited() -> Vec<(String, OwnedFd)> {
+    let text = |name: &str| std::env::var(name).unwrap_or_default();
+    if text("LISTEN_PID").parse() != Ok(nix::unistd::getpid().as_raw()) {
+        return Vec::new();
+    }
+    let count = text("LISTEN_FDS").parse::<i32>().unwrap_or(0).clamp(0, 4096);
+    let names = text("LISTEN_FDNAMES");
+    let mut names = names.split(':');
+    let mut found = Vec::new();
+    for number in 3..3 + count {
+        let name = names.next().unwrap_or_default().to_owned();
+        // SAFETY: plain integers; fails for a descriptor that is not open.
+        if checked(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }).is_ok() {
+            // SAFETY: it is open, and the service manager made it for this process, in which nothing owns it yet.
+            found.push((name, unsafe { OwnedFd::from_raw_fd(number) }));
+        }
+    }
+    found
+}
+
+/// Makes a child the leader of a session of its own, and makes it die with this process until it says otherwise.
+pub(crate) fn detach(command: &mut std::process::Command) {
+    die_with_us(command);
+    let prepare = || Ok(nix::unistd::setsid().map(drop)?);
+    // SAFETY: between fork and exec, `prepare` makes one system call and allocates nothing.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
+}
+
 /// `NS_GET_USERNS` of `ioctl_ns(2)`.
 const NS_GET_USERNS: libc::Ioctl = 0xb701;
 

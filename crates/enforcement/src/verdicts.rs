@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::Judge;
 use crate::fanotify::Shared;
+use crate::keep::{Keep, Loan};
 use crate::label::{InodeVersion, Job, Label};
 use crate::sys::{self, LeaseBreak};
 
@@ -25,7 +26,7 @@ use crate::sys::{self, LeaseBreak};
 /// An execution that was let through may not have locked out writers yet: in `execve(2)` that comes a little after the
 /// question. A writer who waits in `open` counts as one, so `execve(2)` fails with `ETXTBSY` until this time is over.
 /// Without it, changing the file in that moment is a race that its owner wins now and then.
-const GRACE: Duration = Duration::from_secs(1);
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// Leases in their last [`GRACE`]; each holds a descriptor.
 const LEAVING_MAX: usize = 8_192;
@@ -60,6 +61,8 @@ struct Inner {
 }
 
 struct Held {
+    /// The lease of a file whose verdict the kernel keeps outlives this process by this.
+    loan: Option<Loan>,
     file: Arc<OwnedFd>,
     version: InodeVersion,
     kept: bool,
@@ -95,7 +98,8 @@ impl Verdicts {
         let mut inner = self.lock();
         let lease = match sys::take_lease(job.file.as_fd(), self.watcher.load(Ordering::Acquire)) {
             Ok(()) => {
-                let held = Held { file: Arc::clone(&job.file), version: job.version, kept: false };
+                let held =
+                    Held { loan: None, file: Arc::clone(&job.file), version: job.version, kept: false };
                 inner.held.push_back(held);
                 Lease::Held
             }
@@ -117,7 +121,9 @@ impl Verdicts {
         let reusable = label.decision.reuse == Reuse::SameInodeVersion;
         match (label.decision.verdict, held) {
             (Verdict::Allow, Some(index)) => {
+                let mut loan = None;
                 if reusable && shared.settings.verdict_cache {
+                    loan = shared.keep.as_ref().map(|keep| keep.lend_file(job.file.as_fd()));
                     // Without the mark the kernel asks each time, and the label answers.
                     drop(sys::ignore_executions(shared.group.as_fd(), job.file.as_fd()));
                 }
@@ -126,7 +132,7 @@ impl Verdicts {
                 if let Some(mut held) = inner.held.remove(index) {
                     if reusable {
                         inner.supersede(held.version, shared);
-                        held.kept = true;
+                        (held.kept, held.loan) = (true, loan);
                         inner.held.push_back(held);
                         inner.make_room(self.kept_max, shared);
                     } else {
@@ -171,6 +177,28 @@ impl Verdicts {
         for held in held.iter().chain(leaving.iter().map(|(_, held)| held)) {
             drop(sys::release_lease(held.file.as_fd()));
         }
+    }
+
+    /// Counts the judges.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    /// The judge in force.
+    pub(crate) fn judge(&self) -> Arc<dyn Judge> {
+        Arc::clone(&self.lock().judge)
+    }
+
+    /// The thread that hears of broken leases.
+    pub(crate) fn watcher(&self) -> i32 {
+        self.watcher.load(Ordering::Acquire)
+    }
+
+    /// Gives a keeper that lost it everything that it is to have.
+    pub(crate) fn lend_again(&self, keep: &Keep) {
+        let inner = self.lock();
+        let lent = inner.held.iter().filter(|held| held.loan.is_some());
+        lent.for_each(|held| keep.lend_file_again(held.file.as_fd()));
     }
 
     /// How many verdicts are kept.

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use enforcement::{MarkScope, Settings};
+use enforcement::{Keepers, MarkScope, Settings};
 use serde::{Deserialize, Serialize};
+
+use crate::survival::loader_of;
 
 /// The settings. Every key has a default; unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,26 @@ pub struct Config {
     pub verdict_cache: bool,
     /// A decision that takes longer, in milliseconds, is a refusal: 100 to 60000.
     pub decision_deadline_ms: u64,
+    /// Whether a restriction of tier T3 outlives the gate by means of a keeper.
+    pub keeper: Keeper,
+    /// The keeper's socket; only root may connect.
+    pub keeper_socket: PathBuf,
+    /// What is executed to start the gate again, besides the gate itself and its loader. The keeper lets it run while
+    /// no gate answers, if it may run at all.
+    pub restart_programs: Vec<PathBuf>,
+}
+
+/// Where the keeper comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keeper {
+    /// The gate starts it when none listens, unless it runs below a service manager that tells it so (`NOTIFY_SOCKET`):
+    /// then a unit of its own does.
+    Start,
+    /// Somebody else starts it.
+    Connect,
+    /// There is none: when the gate dies, the kernel allows. For trying things out.
+    None,
 }
 
 /// What a restriction covers.
@@ -47,6 +69,9 @@ impl Default for Config {
             scope: Scope::Filesystem,
             verdict_cache: true,
             decision_deadline_ms: 5_000,
+            keeper: Keeper::Start,
+            keeper_socket: "/run/cordon/keeper.sock".into(),
+            restart_programs: vec!["/usr/lib/systemd/systemd-executor".into()],
         }
     }
 }
@@ -82,6 +107,32 @@ impl Config {
             possible.end()
         );
         Ok(config)
+    }
+
+    /// Who keeps what the gate must not lose. To be asked once, before the process opens anything.
+    ///
+    /// # Errors
+    /// When the gate does not find its own program.
+    pub fn keepers(&self) -> Result<Keepers> {
+        let inherited = enforcement::inherited_group();
+        let own = std::env::current_exe().context("cannot find the gate's own program")?;
+        let words = [
+            own.as_ref(),
+            "keeper".as_ref(),
+            "--stay".as_ref(),
+            "--socket".as_ref(),
+            self.keeper_socket.as_os_str(),
+        ];
+        let is_ours = self.keeper == Keeper::Start && std::env::var_os("NOTIFY_SOCKET").is_none();
+        Ok(Keepers {
+            socket: (self.keeper != Keeper::None).then(|| self.keeper_socket.clone()),
+            start: is_ours.then(|| words.map(ToOwned::to_owned).to_vec()),
+            inherited,
+            programs: std::iter::once(own.clone())
+                .chain(loader_of(&own))
+                .chain(self.restart_programs.iter().cloned())
+                .collect(),
+        })
     }
 
     /// How the backend is to behave.

@@ -181,6 +181,9 @@ impl Gate {
                 return Ok(());
             }
             self.restrict().context("the machine is to be restricted, and cannot be")?;
+        } else {
+            // An earlier gate may have left a restriction in the kernel.
+            self.enforcer.release();
         }
         // A crash after the fence and before the receipt must not leave the control plane without an answer.
         if let Some(order) = order.filter(|order| order.desired == in_force)

@@ -4,9 +4,9 @@
 //! only orders that the control plane signed, and ends a restriction by itself only when its order says so. Everything
 //! that arrives on its socket is hostile. Deliberately knows nothing of servers, certificates or packages.
 //!
-//! A gate that ends while the machine is restricted, in whatever way, SIGTERM included, leaves a machine on which the
-//! kernel allows everything: fanotify has no other answer. The next start restricts again before anything else, so the
-//! service manager must start it again at once and always.
+//! A gate that ends while the machine is restricted, in whatever way, SIGTERM included, lifts nothing: the keeper and the
+//! service manager have what the restriction hangs by, and the next start takes it over before anything else. Until
+//! then nothing new runs, so the service manager must start it again at once and always.
 #![forbid(unsafe_code)]
 
 /// Writes a line of the gate's log, which is its standard error. A log that takes nothing must not end the gate.

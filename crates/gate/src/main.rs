@@ -43,6 +43,18 @@ enum Action {
     },
     /// Check whether this kernel can hold a restriction
     Doctor,
+    /// Keep what a gate must not lose when it dies
+    ///
+    /// Holds the kernel's questions while there is no gate, and refuses them when none comes back in time. What the
+    /// kernel has been told to let run, runs on.
+    Keeper {
+        /// Where it listens; without it, where the settings say
+        #[arg(long, value_name = "FILE")]
+        socket: Option<PathBuf>,
+        /// Outlive the gate, which starts it so
+        #[arg(long)]
+        stay: bool,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -75,12 +87,30 @@ fn run() -> Result<ExitCode> {
             }
             // What the kernel kills for memory must not be what restricts the machine.
             drop(std::fs::write("/proc/self/oom_score_adj", "-1000"));
+            let keepers = config.keepers()?;
+            let wants_keeper = keepers.socket.is_some();
             let unsupported = enforcement::support();
-            let enforcer = Box::new(Fanotify::new(config.enforcement()));
+            let enforcer = Fanotify::kept_by(config.enforcement(), keepers)?;
+            if wants_keeper && !enforcer.has_keeper() {
+                let socket = config.keeper_socket.display();
+                drop(writeln!(std::io::stderr(), "cordon-gate: no keeper answers on {socket}"));
+            }
+            let enforcer = Box::new(enforcer);
             // The restriction is in force again before the socket opens, and before anything else.
             let gate = Gate::start(&config.state_dir, &config.agent_program, enforcer, unsupported)?;
             socket::serve(&config.socket, config.agent_uid, gate)
                 .with_context(|| format!("cannot serve {}", config.socket.display()))?;
+        }
+        Action::Keeper { socket, stay } => {
+            drop(std::fs::write("/proc/self/oom_score_adj", "-1000"));
+            if stay {
+                enforcement::keeper::stay()?;
+            }
+            let socket = socket.unwrap_or(config.keeper_socket);
+            enforcement::keeper::serve(&socket, &mut |line| {
+                drop(writeln!(std::io::stderr(), "cordon-gate keeper: {line}"));
+            })
+            .with_context(|| format!("cannot serve {}", socket.display()))?;
         }
         Action::CheckConfig => write!(out, "{}", toml::to_string(&config)?)?,
         Action::Status { output } => {

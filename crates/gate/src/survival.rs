@@ -68,7 +68,7 @@ fn digest_of(program: &Path, known: &[(FileIdentity, Sha256Digest)]) -> Option<(
 }
 
 /// The loader that a dynamic program names (`PT_INTERP`, `elf(5)`); none for a static one. The kernel executes it too.
-fn loader_of(program: &Path) -> Option<PathBuf> {
+pub(crate) fn loader_of(program: &Path) -> Option<PathBuf> {
     const INTERPRETER: u32 = 3;
     let file = File::open(program).ok()?;
     let mut header = [0; 64];

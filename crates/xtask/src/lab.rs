@@ -286,7 +286,7 @@ impl Lab {
             folder.join("gate.toml"),
             format!(
                 "state_dir = {:?}\nsocket = {socket:?}\nagent_uid = {AGENT_UID}\nagent_program = {:?}\n\
-                 scope = \"mount\"\nverdict_cache = {}\n",
+                 scope = \"mount\"\nverdict_cache = {}\nkeeper = \"none\"\n",
                 folder.join("gate"),
                 self.programs.agent,
                 cache == VerdictCache::On,

@@ -91,7 +91,8 @@ impl Machine {
         std::os::unix::fs::chown(&agent_state, Some(AGENT_UID), Some(AGENT_UID)).unwrap();
         fs::set_permissions(&agent_state, fs::Permissions::from_mode(0o700)).unwrap();
         let gate = format!(
-            "state_dir = {:?}\nsocket = {:?}\nagent_uid = {AGENT_UID}\nagent_program = {:?}\nscope = \"mount\"\n",
+            "state_dir = {:?}\nsocket = {:?}\nagent_uid = {AGENT_UID}\nagent_program = {:?}\nscope = \"mount\"\n\
+             keeper = \"none\"\n",
             folder.join("gate"),
             folder.join("gate.sock"),
             folder.join("bin/cordon-agent"),

@@ -7,6 +7,7 @@
 
 mod crashes;
 mod ends;
+mod keeper;
 mod orders;
 mod peers;
 mod previews;

@@ -95,6 +95,11 @@ pub(crate) enum Execution {
 pub(crate) struct Machine {
     pub(crate) folder: PathBuf,
     gate: Option<Child>,
+    keeper: Option<Child>,
+    /// Whether a policy is to list what starts the gate again.
+    restarts: bool,
+    /// What the gate is started from.
+    pub(crate) gate_program: PathBuf,
     /// The control plane's.
     pub(crate) order_key: SigningKey,
     pub(crate) id: MachineId,
@@ -118,11 +123,18 @@ pub(crate) struct Programs {
 impl Machine {
     /// A machine whose gate runs and knows nothing.
     pub(crate) fn bare() -> Self {
+        let mut machine = Self::without_gate();
+        machine.start();
+        machine
+    }
+
+    fn without_gate() -> Self {
         assert!(Uid::effective().is_root(), "these tests need root");
         let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
         open_to_all(&folder);
         let config = format!(
-            "state_dir = {:?}\nsocket = {:?}\nagent_uid = {AGENT}\nagent_program = {:?}\nscope = \"mount\"\n",
+            "state_dir = {:?}\nsocket = {:?}\nagent_uid = {AGENT}\nagent_program = {:?}\nscope = \"mount\"\n\
+             keeper = \"none\"\n",
             folder.join("state"),
             folder.join("socket"),
             folder.join("agent"),
@@ -131,25 +143,87 @@ impl Machine {
         for name in ["unlisted", "listed", "packaged", "agent"] {
             install(&folder.join(name), &program(name));
         }
-        let mut machine = Self {
+        Self {
             folder,
             gate: None,
+            keeper: None,
+            restarts: false,
+            gate_program: PathBuf::from(env!("CARGO_BIN_EXE_cordon-gate")),
             order_key: SigningKey::generate().unwrap(),
             id: MachineId([7; 20]),
             incarnation: 1,
             generation: 0,
             policy: Sha256Digest([0; 32]),
-        };
+        }
+    }
+
+    /// A machine whose restriction outlives the gate, and which may start the gate again.
+    pub(crate) fn kept() -> Self {
+        let mut machine = Self::restarting();
+        machine.configure_keeper("connect");
+        machine.start_keeper();
         machine.start();
+        machine.set_up();
         machine
+    }
+
+    /// A machine without a gate so far, which may start one while none is there.
+    pub(crate) fn restarting() -> Self {
+        let mut machine = Self::without_gate();
+        machine.restarts = true;
+        let config = machine.folder.join("gate.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        let socket = machine.folder.join("keeper");
+        let text = format!("{text}keeper_socket = {socket:?}\nrestart_programs = [{STARTER:?}, {SHELL:?}]\n");
+        fs::write(config, text).unwrap();
+        machine
+    }
+
+    /// Says where the keeper comes from.
+    pub(crate) fn configure_keeper(&self, from: &str) {
+        let config = self.folder.join("gate.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        let line = text.lines().find(|line| line.starts_with("keeper = ")).unwrap();
+        fs::write(&config, text.replace(line, &format!("keeper = {from:?}"))).unwrap();
+    }
+
+    /// Enrolls, and gives the gate a policy and a package baseline.
+    pub(crate) fn set_up(&mut self) {
+        self.enroll();
+        self.store_policy();
+        assert_eq!(self.send_baseline(&self.baseline()), Reply::Done);
+    }
+
+    /// Starts a keeper as a service manager does.
+    pub(crate) fn start_keeper(&mut self) {
+        let mut command = Command::new(STARTER);
+        // It dies with this process's namespace of processes at the latest: it forgets that it is to die with us.
+        command.args(["--pdeathsig", "KILL"]).arg(&self.gate_program);
+        command.arg("keeper").arg("--socket").arg(self.folder.join("keeper"));
+        let log = fs::File::options().create(true).append(true).open(self.folder.join("keeper-log")).unwrap();
+        self.keeper = Some(command.stdin(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
+    /// Waits until the keeper has the gate's restriction.
+    pub(crate) fn wait_for_keeper(&self) {
+        until("the keeper has files of the gate", || {
+            let files = fs::read_dir(format!("/proc/{}/fd", self.keeper.as_ref().unwrap().id())).unwrap();
+            let links = files.filter_map(|file| fs::read_link(file.unwrap().path()).ok());
+            links.into_iter().any(|link| link == self.folder.join("listed")).then_some(())
+        });
+    }
+
+    /// Ends the keeper.
+    pub(crate) fn stop_keeper(&mut self) {
+        let mut keeper = self.keeper.take().unwrap();
+        keeper.kill().unwrap();
+        keeper.wait().unwrap();
     }
 
     /// A machine that is enrolled, and whose gate holds a policy and a package baseline.
     pub(crate) fn new() -> Self {
         let mut machine = Self::bare();
-        machine.enroll();
-        machine.store_policy();
-        assert_eq!(machine.send_baseline(&machine.baseline()), Reply::Done);
+        machine.set_up();
         machine
     }
 
@@ -174,8 +248,8 @@ impl Machine {
 
     /// The same with options of `setpriv`. It dies with the test.
     pub(crate) fn gate_command_with(&self, options: &[&str]) -> Command {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).args(options).arg(env!("CARGO_BIN_EXE_cordon-gate"));
+        let mut command = Command::new(STARTER);
+        command.args(["--pdeathsig", "KILL"]).args(options).arg(&self.gate_program);
         command.arg("--config").arg(self.folder.join("gate.toml"));
         command
     }
@@ -258,18 +332,28 @@ impl Machine {
 
     /// A policy that lists the listed program.
     pub(crate) fn store_policy(&mut self) {
-        let rule = Rule {
-            id: "listed".to_owned(),
-            matcher: Matcher::Sha256(digest(&program("listed"))),
+        let rule = |id: &str, bytes: &[u8]| Rule {
+            id: id.to_owned(),
+            matcher: Matcher::Sha256(digest(bytes)),
             effect: Effect::Allow,
             comment: String::new(),
         };
+        let mut rules = vec![rule("listed", &program("listed"))];
+        if self.restarts {
+            // What starts the gate again, and a gate that is newer than this one.
+            for (id, path) in
+                [("starter", Path::new(STARTER)), ("shell", Path::new(SHELL)), ("loader", &loader())]
+            {
+                rules.push(rule(id, &fs::read(path).unwrap()));
+            }
+            rules.push(rule("newer", &newer_gate()));
+        }
         let policy = AllowPolicy {
             name: "default".to_owned(),
             revision: 1,
             profile: Profile::OsAndApproved,
             settings: PolicySettings::default(),
-            rules: vec![rule],
+            rules,
         };
         let envelope = sign_policy(&policy, &self.order_key);
         self.policy = envelope.payload_digest().unwrap();
@@ -360,10 +444,34 @@ impl Drop for Machine {
             drop(gate.kill());
             drop(gate.wait());
         }
+        if self.keeper.is_some() {
+            self.stop_keeper();
+        }
         if std::thread::panicking() {
             eprintln!("the gate's log: {}", fs::read_to_string(self.folder.join("log")).unwrap_or_default());
         }
     }
+}
+
+/// Starts the gate so that it dies with the test.
+pub(crate) const STARTER: &str = "/usr/bin/setpriv";
+
+/// Another program that may start the gate.
+pub(crate) const SHELL: &str = "/bin/sh";
+
+/// The loader of dynamic programs.
+fn loader() -> PathBuf {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let path =
+        maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| path.contains("/ld-"));
+    PathBuf::from(path.expect("a dynamic test"))
+}
+
+/// The gate's program with another digest, as an upgrade brings it.
+pub(crate) fn newer_gate() -> Vec<u8> {
+    let mut bytes = fs::read(env!("CARGO_BIN_EXE_cordon-gate")).unwrap();
+    bytes.extend(b"newer");
+    bytes
 }
 
 /// A connection to the gate.

@@ -61,16 +61,25 @@ pub(crate) struct Process {
     program: Vec<u8>,
 }
 
+/// The user of a process; none when it is gone. It waits for nothing.
+pub(crate) fn user_of(pid: i32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    field(&status, "Uid:")
+}
+
+/// The first number of a field of `/proc/PID/status`.
+fn field<T: std::str::FromStr>(status: &str, name: &str) -> Option<T> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+}
+
 impl Process {
     /// Looks at a process; none when it is gone.
     pub(crate) fn of(pid: i32) -> Option<Self> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let field =
-            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
         let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         Some(Self {
-            parent: field("PPid:").and_then(|text| text.parse().ok()).unwrap_or(0),
-            user: field("Uid:").and_then(|text| text.parse().ok()),
+            parent: field(&status, "PPid:").unwrap_or(0),
+            user: field(&status, "Uid:"),
             program: program.into_os_string().into_vec(),
         })
     }

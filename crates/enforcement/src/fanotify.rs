@@ -76,6 +76,9 @@ impl Default for Settings {
     }
 }
 
+/// Files that a worker has been given and not begun with: what it takes up next is not decided earlier than needed.
+const GIVEN_MAX: usize = 2;
+
 /// Descriptors that the kept verdicts need, with room for the rest.
 const DESCRIPTORS: u64 = 65_536;
 
@@ -318,6 +321,10 @@ impl<T> WakingQueue<T> {
         Ok(())
     }
 
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.is_full()
+    }
+
     pub(crate) fn pop(&self) -> Option<T> {
         self.queue.pop()
     }
@@ -407,8 +414,8 @@ impl Session {
             keep,
             programs: Programs::new(programs),
             ping: event_fd()?,
-            small: WakingQueue::new(pending_max)?,
-            large: WakingQueue::new(pending_max)?,
+            small: WakingQueue::new(GIVEN_MAX)?,
+            large: WakingQueue::new(GIVEN_MAX)?,
             answers: WakingQueue::new(pending_max * 2)?,
             raw_denials: WakingQueue::new((descriptors / 8).clamp(1, 1024))?,
             denials,

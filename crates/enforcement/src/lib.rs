@@ -23,6 +23,7 @@ mod mounts;
 mod namespaces;
 mod programs;
 mod responder;
+mod turns;
 mod verdicts;
 
 use std::ops::ControlFlow;

@@ -1,7 +1,7 @@
 //! The thread that answers the kernel, and does nothing else: no log, no disk, no lock that another thread holds.
 //!
 //! What it knows, it answers at once; what it does not know, it hands on and answers later, or refuses when time is
-//! up. Its labels are its own; others change them by messages.
+//! up. Its labels are its own; others change them by messages. Users take turns: who floods it waits for himself.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
@@ -12,13 +12,17 @@ use std::time::{Duration, Instant};
 use domain::decision::{DecisionCause, Verdict};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::denial::{Process, RawDenial};
+use crate::denial::{self, Process, RawDenial};
 use crate::fanotify::Shared;
 use crate::label::{InodeVersion, Job, Label};
 use crate::sys::{self, Event, Response};
+use crate::turns::Turns;
 
 /// The most labels kept: allowed ones are bounded by the leases, so these are refusals. Beyond it they are forgotten.
 const LABELS_MAX: usize = 32_768;
+
+/// Stands for the user of a process that was gone before it was looked at.
+const NOBODY: u32 = u32::MAX;
 
 /// Events read at once.
 const EVENTS_AT_ONCE: usize = 64;
@@ -47,14 +51,26 @@ struct Waiting {
     /// Owned here unless a job holds it.
     file: Arc<OwnedFd>,
     pid: i32,
+    user: u32,
     deadline: Instant,
+}
+
+/// A file that is to be judged.
+#[derive(Default)]
+struct Question {
+    /// Empty when all of them were refused for lateness.
+    waiting: Vec<Waiting>,
+    /// Whether a worker has it.
+    given: bool,
 }
 
 #[derive(Default)]
 struct Responder {
     labels: HashMap<InodeVersion, Arc<Label>>,
-    /// Who waits for each inode version that is being judged; empty when all of them were refused for lateness.
-    waiting: HashMap<InodeVersion, Vec<Waiting>>,
+    questions: HashMap<InodeVersion, Question>,
+    /// What no worker has yet; what was answered in the meantime is passed over.
+    small: Turns<InodeVersion>,
+    large: Turns<InodeVersion>,
 }
 
 /// A responder that is gone would leave everyone waiting. Without the process the kernel answers, and the service
@@ -95,6 +111,7 @@ pub(crate) fn run(shared: &Shared) {
             responder.answer(event, shared);
         }
         responder.refuse_the_late(shared);
+        responder.give(shared);
     }
     if !shared.leaves() {
         responder.let_through(shared, &mut buffer);
@@ -105,10 +122,11 @@ impl Responder {
     fn answer(&mut self, event: Event, shared: &Shared) {
         shared.asked.fetch_add(1, Ordering::Relaxed);
         let file = Arc::new(event.file);
-        let waiting = Waiting {
+        let mut waiting = Waiting {
             fd: file.as_raw_fd(),
             file: Arc::clone(&file),
             pid: event.pid,
+            user: NOBODY,
             deadline: Instant::now() + shared.settings.decision_deadline,
         };
         let Ok(stat) = nix::sys::stat::fstat(file.as_fd()) else {
@@ -118,30 +136,46 @@ impl Responder {
         if let Some(label) = self.labels.get(&version) {
             return respond(&waiting, label, shared);
         }
-        let all_waiting: usize = self.waiting.values().map(Vec::len).sum();
-        if all_waiting >= shared.pending_max {
-            respond(&waiting, &Arc::new(Label::failure(DecisionCause::Overload)), shared);
-        } else if let Some(others) = self.waiting.get_mut(&version) {
-            others.push(waiting);
-        } else {
-            self.ask(version, vec![waiting], shared);
+        waiting.user = denial::user_of(waiting.pid).unwrap_or(NOBODY);
+        let all = || self.questions.values().flat_map(|question| &question.waiting);
+        let of_user = all().filter(|other| other.user == waiting.user).count();
+        // One user alone does not fill the place of all.
+        if all().count() >= shared.pending_max || of_user >= (shared.pending_max / 2).max(1) {
+            return respond(&waiting, &Arc::new(Label::failure(DecisionCause::Overload)), shared);
         }
+        self.ask(version, waiting, shared);
     }
 
-    /// Hands a file on to be judged.
-    fn ask(&mut self, version: InodeVersion, waiting: Vec<Waiting>, shared: &Shared) {
-        let Some(last) = waiting.last() else { return };
-        let queue = if version.is_large() { &shared.large } else { &shared.small };
-        match queue.push(Job {
-            file: Arc::clone(&last.file),
-            version,
-            pid: last.pid,
-            deadline: last.deadline,
-        }) {
-            Ok(()) => drop(self.waiting.insert(version, waiting)),
-            Err(_job) => {
-                let label = Arc::new(Label::failure(DecisionCause::Overload));
-                waiting.iter().for_each(|waiting| respond(waiting, &label, shared));
+    /// Queues a question in its user's turn, also when others wait for the same answer: theirs may be later.
+    fn ask(&mut self, version: InodeVersion, waiting: Waiting, shared: &Shared) {
+        let user = waiting.user;
+        self.questions.entry(version).or_default().waiting.push(waiting);
+        let questions = &self.questions;
+        let turns = if version.is_large() { &mut self.large } else { &mut self.small };
+        if turns.len() >= 2 * shared.pending_max {
+            turns.retain(|version| questions.get(version).is_some_and(|question| !question.given));
+        }
+        turns.push(user, version);
+    }
+
+    /// Gives the workers what they have room for.
+    fn give(&mut self, shared: &Shared) {
+        for (turns, queue) in [(&mut self.small, &shared.small), (&mut self.large, &shared.large)] {
+            while !queue.is_full()
+                && let Some(version) = turns.pop()
+            {
+                let Some(question) = self.questions.get_mut(&version).filter(|question| !question.given)
+                else {
+                    continue;
+                };
+                let Some(last) = question.waiting.last() else {
+                    self.questions.remove(&version);
+                    continue;
+                };
+                let file = Arc::clone(&last.file);
+                let job = Job { file, version, pid: last.pid, deadline: last.deadline };
+                // There is room: nobody else puts anything in.
+                question.given = queue.push(job).is_ok();
             }
         }
     }
@@ -149,14 +183,14 @@ impl Responder {
     fn learn(&mut self, answer: Answer, shared: &Shared) {
         match answer {
             Answer::Judged { file, version, label, keep, pid, mut process } => {
-                let mut waiting = self.waiting.remove(&version).unwrap_or_default();
+                let mut waiting = self.questions.remove(&version).unwrap_or_default().waiting;
                 if label.decision.cause == DecisionCause::Late {
                     // It was not judged, for those who gave up. Others have come since.
                     let now = Instant::now();
                     for late in waiting.extract_if(.., |waiting| waiting.deadline <= now) {
                         respond(&late, &label, shared);
                     }
-                    self.ask(version, waiting, shared);
+                    waiting.into_iter().for_each(|waiting| self.ask(version, waiting, shared));
                 } else {
                     for waiting in &waiting {
                         let process = process.take_if(|_| waiting.pid == pid);
@@ -184,7 +218,8 @@ impl Responder {
     /// The restriction is lifted: what the kernel asked before goes ahead, as it would when the group is closed.
     fn let_through(&mut self, shared: &Shared, buffer: &mut [u8]) {
         let allow = |fd: RawFd| drop(sys::respond(shared.group.as_fd(), fd, Response::Allow));
-        self.waiting.drain().flat_map(|(_, waiting)| waiting).for_each(|waiting| allow(waiting.fd));
+        let waiting = self.questions.drain().flat_map(|(_, question)| question.waiting);
+        waiting.for_each(|waiting| allow(waiting.fd));
         while let Ok(events) = sys::read_events(shared.group.as_fd(), buffer)
             && !events.is_empty()
         {
@@ -194,15 +229,16 @@ impl Responder {
 
     fn refuse_the_late(&mut self, shared: &Shared) {
         let now = Instant::now();
-        for all in self.waiting.values_mut() {
-            for late in all.extract_if(.., |waiting| waiting.deadline <= now) {
+        for question in self.questions.values_mut() {
+            for late in question.waiting.extract_if(.., |waiting| waiting.deadline <= now) {
                 respond(&late, &Arc::new(Label::failure(DecisionCause::Late)), shared);
             }
         }
     }
 
     fn time_to_next_deadline(&self) -> PollTimeout {
-        let Some(next) = self.waiting.values().flatten().map(|waiting| waiting.deadline).min() else {
+        let all = self.questions.values().flat_map(|question| &question.waiting);
+        let Some(next) = all.map(|waiting| waiting.deadline).min() else {
             return PollTimeout::NONE;
         };
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);

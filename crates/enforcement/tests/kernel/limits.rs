@@ -218,3 +218,54 @@ kernel_test! {
         assert_eq!(canaries.run([5; 16], Tier::Fanotify).unlisted, CanaryOutcome::Ran);
     }
 }
+
+kernel_test! {
+    fn row_78_one_users_flood_does_not_hold_up_another() {
+        // Takes 20 ms to decide about, so that whoever comes behind all of the flood waits longer than a second.
+        const DELAY: Duration = Duration::from_millis(20);
+        const FLOODERS: usize = 64;
+        let mut lab = Lab::new();
+        let flood = lab.memory.join("flood");
+        for flooder in 0..FLOODERS {
+            for file in 0..200 {
+                install(&flood.with_file_name(format!("flood-{flooder}.{file}")), &payload());
+            }
+        }
+        let programs: Vec<_> = (0..20).map(|i| (lab.disk.join(format!("program-{i}")), payload())).collect();
+        for (path, bytes) in &programs {
+            install(path, bytes);
+            lab.judge.list(bytes);
+        }
+        let unlisted = lab.disk.join("unlisted");
+        install(&unlisted, &payload());
+        lab.restrict();
+        assert_eq!(lab.act(Who::User, &[&"nothing", &"known"]), Outcome::Other(98));
+        lab.judge.slow_down(DELAY);
+        let mut flooders: Vec<_> = (0..FLOODERS)
+            .map(|flooder| {
+                let path = flood.with_file_name(format!("flood-{flooder}"));
+                lab.actor(Who::User, &[&"flood", &path, &"200", &"1000000"]).spawn().unwrap()
+            })
+            .collect();
+        let asked = lab.judge.asked.load(std::sync::atomic::Ordering::SeqCst);
+        until("the flood is there", || {
+            (lab.judge.asked.load(std::sync::atomic::Ordering::SeqCst) > asked + 10).then_some(())
+        });
+        let mut waits = Vec::new();
+        for (path, _) in &programs {
+            let start = Instant::now();
+            assert_eq!(lab.run(path), Outcome::Ran);
+            waits.push(start.elapsed());
+            assert_eq!(lab.run(&unlisted), Outcome::Refused);
+        }
+        for flooder in &mut flooders {
+            assert!(flooder.try_wait().unwrap().is_none(), "the flood goes on");
+            flooder.kill().unwrap();
+            flooder.wait().unwrap();
+        }
+        waits.sort();
+        println!("{waits:?}");
+        // Its own decision, those that a worker has already, and one of the other user in between.
+        assert!(waits[waits.len() / 2] < DELAY * 10, "{waits:?}");
+    }
+}

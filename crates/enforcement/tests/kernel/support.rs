@@ -125,6 +125,7 @@ pub(crate) struct ListJudge {
     pub(crate) asked: AtomicU64,
     held: Mutex<bool>,
     let_go: Condvar,
+    delay: Mutex<Duration>,
 }
 
 impl ListJudge {
@@ -135,6 +136,11 @@ impl ListJudge {
     /// Holds up every decision about what is not the system's, until [`ListJudge::let_go`].
     pub(crate) fn hold(&self) {
         *self.held.lock().unwrap() = true;
+    }
+
+    /// Takes this long over every decision about what is not the system's.
+    pub(crate) fn slow_down(&self, delay: Duration) {
+        *self.delay.lock().unwrap() = delay;
     }
 
     pub(crate) fn let_go(&self) {
@@ -151,6 +157,8 @@ impl Judge for ListJudge {
         }
         self.asked.fetch_add(1, Ordering::SeqCst);
         drop(self.let_go.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
+        let delay = *self.delay.lock().unwrap();
+        std::thread::sleep(delay);
         if self.listed.lock().unwrap().contains(&file.digest) {
             Decision::settled(Verdict::Allow, DecisionCause::Rule("listed".to_owned()))
         } else {

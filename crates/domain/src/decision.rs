@@ -52,6 +52,13 @@ pub enum DecisionCause {
     Late,
     /// More undecided executions were waiting than the gate holds.
     Overload,
+    /// The file may run, but was changed since it was read, or had not been read. It was read after it was refused, and
+    /// runs from then on.
+    Changed,
+    /// Code that no file holds: made in memory by a program that is not known to compile while it runs.
+    AnonymousCode,
+    /// The guard of this name: no execution, but something that undermines the restriction.
+    Guard(String),
 }
 
 impl DecisionCause {
@@ -68,6 +75,9 @@ impl DecisionCause {
             Self::TooLarge => "too-large",
             Self::Late => "late",
             Self::Overload => "overload",
+            Self::Changed => "changed",
+            Self::AnonymousCode => "anonymous-code",
+            Self::Guard(_) => "guard",
         }
     }
 }

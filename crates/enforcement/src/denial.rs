@@ -32,6 +32,8 @@ pub struct Denial {
     pub digest: Option<Sha256Digest>,
     /// Why.
     pub cause: DecisionCause,
+    /// Whether it was refused; what a guard only watches is not.
+    pub refused: bool,
     /// The process that tried.
     pub pid: i32,
     /// Its parent; 0 when the process was gone before it was looked at, which happens when the refusal was known.
@@ -42,6 +44,16 @@ pub struct Denial {
     pub parent_program: Vec<u8>,
     /// How many alike.
     pub count: u64,
+}
+
+impl std::fmt::Display for Denial {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (path, program) = (self.path.escape_ascii(), self.parent_program.escape_ascii());
+        let guard = if let DecisionCause::Guard(name) = &self.cause { name } else { "" };
+        let cause = self.cause.code();
+        let (pid, count) = (self.pid, self.count);
+        write!(formatter, "{cause} {guard}: \"{path}\" by {program} (process {pid}, {count} times)")
+    }
 }
 
 /// What the responder hands over.
@@ -112,7 +124,7 @@ impl DenialLog {
         let alike = waiting.iter_mut().rev().take(COALESCED_LOOK_BACK).find(|(at, other)| {
             at.elapsed() < COALESCED_WITHIN
                 && other.path == denial.path
-                && other.cause == denial.cause
+                && (&other.cause, other.refused) == (&denial.cause, denial.refused)
                 && other.digest == denial.digest
                 // Who is gone counts as anyone.
                 && (denial.uid.is_none() || other.uid == denial.uid)
@@ -145,6 +157,7 @@ pub(crate) fn describe(raw: &RawDenial) -> Denial {
         path: path_of(&raw.file),
         digest: raw.label.digest,
         cause: raw.label.decision.cause.clone(),
+        refused: true,
         pid: raw.pid,
         ppid: process.as_ref().map_or(0, |process| process.parent),
         uid: process.as_ref().and_then(|process| process.user),

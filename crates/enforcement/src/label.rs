@@ -163,7 +163,11 @@ pub fn hash(file: &OwnedFd, bytes_max: u64) -> io::Result<Sha256Digest> {
 }
 
 /// [`hash`] that gives up with `Interrupted` once `wanted` says no.
-fn hash_while(file: &OwnedFd, bytes_max: u64, wanted: impl Fn() -> bool) -> io::Result<Sha256Digest> {
+pub(crate) fn hash_while(
+    file: &OwnedFd,
+    bytes_max: u64,
+    wanted: impl Fn() -> bool,
+) -> io::Result<Sha256Digest> {
     let mut hasher = sha2::Sha256::new();
     let mut buffer = vec![0; READ_BYTES];
     let mut offset: u64 = 0;

@@ -3,6 +3,8 @@
 //! Owns the backends behind [`Enforcer`], the labels of inode versions and the canaries that prove a switch. Knows no
 //! policy: what may run is asked of a [`Judge`]. The only crate with `unsafe` code, all of it in [`sys`].
 //!
+//! Tiers T1 and T2, [`Kernel`], decide in the kernel by labels; what they need stands there.
+//!
 //! Tier T3, [`Fanotify`], needs Linux 5.0 (`FAN_OPEN_EXEC_PERM`), `CONFIG_FANOTIFY_ACCESS_PERMISSIONS`,
 //! `CAP_SYS_ADMIN`, and `CAP_LEASE` with the sysctl `fs.leases-enable`: it allows nothing that it cannot hold a lease
 //! on. It does not see memfd, nor mappings. When the last process that has its group dies, the kernel allows; so the
@@ -18,6 +20,7 @@ mod fanotify;
 mod foreign;
 mod keep;
 pub mod keeper;
+mod kernel;
 mod label;
 mod mounts;
 mod namespaces;
@@ -37,6 +40,7 @@ pub use denial::Denial;
 pub use examine::{Examined, Examiner, KnownDigests, foreign_devices};
 pub use fanotify::{Fanotify, MarkScope, Settings, support};
 pub use keep::{Keepers, inherited_group};
+pub use kernel::{Guard, GuardMode, Guards, Kernel, KernelSettings, kernel_obstacle};
 pub use label::{fs_verity, hash};
 
 /// What was read of a file that is about to run.
@@ -63,6 +67,11 @@ pub trait Judge: Send + Sync {
     /// told to. What is allowed by its content alone has no place. The default knows none.
     fn for_each_place(&self, _show: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) {}
 
+    /// Whether a program makes code in memory while it runs. Asked about what it allows; the default knows none.
+    fn compiles(&self, _file: &FileFacts<'_>) -> bool {
+        false
+    }
+
     /// Names what this judge allows: two judges with the same id decide alike about every file. None when that is not
     /// known, which is the default.
     fn id(&self) -> Option<Sha256Digest> {
@@ -79,6 +88,13 @@ pub trait Enforcer: Send {
     /// nothing about what may run. For mechanisms that ask at each execution, which is the default, there is nothing
     /// to learn.
     fn prepare(&mut self, _judge: Arc<dyn Judge>) {}
+
+    /// Sets what else is guarded while restricted. Mechanisms that are asked about executions only guard nothing else.
+    fn guard(&mut self, _guards: Guards) {}
+
+    /// Makes room for what is known of this many files, while nothing is restricted. Mechanisms that know nothing ahead
+    /// need none.
+    fn make_room(&mut self, _files: usize) {}
 
     /// Restricts: when this returns, nothing starts that `judge` does not allow, except on the mounts that
     /// [`Status::unmarked`] counts. While restricted already, puts the new judge in place of the old one, without a

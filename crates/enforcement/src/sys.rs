@@ -321,6 +321,12 @@ pub(crate) fn thread_id() -> i32 {
     nix::unistd::gettid().as_raw()
 }
 
+/// The clock that the BPF programs date events by (`CLOCK_MONOTONIC`).
+pub(crate) fn monotonic() -> std::time::Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(std::time::Duration::ZERO, Into::into)
+}
+
 /// Blocks the lease signals in the calling thread and opens a file that tells of them, to be read by this thread.
 pub(crate) fn lease_signals() -> io::Result<OwnedFd> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();

@@ -253,7 +253,7 @@ pub struct Denial {
     pub sha256: Option<String>,
     /// Stable reason code.
     pub cause: String,
-    /// The rule that decided, when one did.
+    /// The rule or the guard that decided, when one did.
     pub rule: Option<String>,
     /// The process that tried.
     pub pid: i32,

@@ -21,6 +21,10 @@ pub struct Config {
     pub agent_uid: u32,
     /// The agent's program, which belongs to the survival set.
     pub agent_program: PathBuf,
+    /// Which mechanism of the kernel is used.
+    pub tier: TierChoice,
+    /// A folder on a BPF filesystem, for what must outlive the gate at the tiers `bpf-lsm` and `fmod-ret`.
+    pub pins: PathBuf,
     /// What a restriction covers.
     pub scope: Scope,
     /// Whether the kernel keeps verdicts. Off: it asks at each execution.
@@ -49,13 +53,28 @@ pub enum Keeper {
     None,
 }
 
+/// Which mechanism of the kernel is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TierChoice {
+    /// The strongest that works on this machine.
+    Auto,
+    /// Tier T1, or nothing.
+    BpfLsm,
+    /// Tier T2, or nothing.
+    FmodRet,
+    /// Tier T3, or nothing.
+    Fanotify,
+}
+
 /// What a restriction covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// The whole machine.
     Filesystem,
-    /// The mounts of the gate's own mount namespace. For trying things out: nothing outside is covered.
+    /// The mounts of the gate's own mount namespace. For trying things out: nothing outside is covered. Only fanotify
+    /// can do that.
     Mount,
 }
 
@@ -66,6 +85,8 @@ impl Default for Config {
             socket: "/run/cordon/gate.sock".into(),
             agent_uid: 0,
             agent_program: "/usr/bin/cordon-agent".into(),
+            tier: TierChoice::Auto,
+            pins: "/sys/fs/bpf/cordon".into(),
             scope: Scope::Filesystem,
             verdict_cache: true,
             decision_deadline_ms: 5_000,
@@ -105,6 +126,11 @@ impl Config {
             config.decision_deadline_ms,
             possible.start(),
             possible.end()
+        );
+        let covers_all = matches!(config.tier, TierChoice::BpfLsm | TierChoice::FmodRet);
+        anyhow::ensure!(
+            !(covers_all && config.scope == Scope::Mount),
+            "scope is \"mount\", but the tiers bpf-lsm and fmod-ret cover the whole machine"
         );
         Ok(config)
     }
@@ -159,6 +185,8 @@ mod tests {
         for (text, message) in [
             ("colour = 1", "unknown field `colour`"),
             ("scope = \"galaxy\"", "unknown variant `galaxy`"),
+            ("tier = \"lsm\"", "unknown variant `lsm`"),
+            ("tier = \"bpf-lsm\"\nscope = \"mount\"", "cover the whole machine"),
             ("decision_deadline_ms = 0", "decision_deadline_ms is 0, and must be 100 to 60000"),
             ("decision_deadline_ms = 60001", "must be 100 to 60000"),
         ] {

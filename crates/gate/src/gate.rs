@@ -13,17 +13,19 @@ use domain::digest::Sha256Digest;
 use domain::restriction::{Desired, Fence, Probe};
 use domain::time::Timestamp;
 use enforcement::canary::Canaries;
-use enforcement::{Denial, Enforcer, KnownDigests};
+use enforcement::{Denial, Enforcer, Guards, KnownDigests};
 use gate_protocol::{Explanation, Reply, Status};
 use orders::{Order, Outcome, Receipt, SigningKey, TrustedKeys, VerifiedOrder, VerifiedPolicy, VerifyError};
 use policy::CompiledPolicy;
 use policy::baseline::Baseline;
+use sha2::Digest as _;
 
 use crate::clock::{self, Alarm, wall as now};
 use crate::end::{Anchor, Standing, Term};
 use crate::judge::MachineJudge;
 use crate::state::{Accepted, Enrollment, FailedClosed, State, put_in_place};
 use crate::survival::SurvivalSet;
+use crate::tier::Chosen;
 
 /// How long until it is tried again when the end of a restriction cannot be made durable.
 const END_RETRY: Duration = Duration::from_secs(5);
@@ -36,6 +38,8 @@ pub struct Gate {
     enforcer: Box<dyn Enforcer>,
     /// Why the enforcer cannot work here, when it cannot.
     unsupported: Option<String>,
+    /// What is to be known of the tier: see [`Chosen`].
+    tier_note: String,
     canaries: Canaries,
     survival: SurvivalSet,
     enrollment: Option<Enrollment>,
@@ -96,14 +100,8 @@ impl Gate {
     /// gate, because a gate that is not there restricts nothing.
     ///
     /// # Errors
-    /// When there is no folder for the state, or the machine cannot be restricted although it must be and could be.
-    pub fn start(
-        folder: &Path,
-        agent_program: &Path,
-        enforcer: Box<dyn Enforcer>,
-        unsupported: Option<String>,
-    ) -> Result<Self> {
-        let state = State::open(folder)?;
+    /// When the machine cannot be restricted although it must be and could be.
+    pub fn start(state: State, agent_program: &Path, chosen: Chosen) -> Result<Self> {
         let mut damage = Vec::new();
         let had_key = state.has_key();
         let key = match state.key() {
@@ -116,8 +114,9 @@ impl Gate {
         let mut gate = Self {
             key,
             boot_id: clock::boot_id(),
-            enforcer,
-            unsupported,
+            enforcer: chosen.enforcer,
+            unsupported: chosen.unsupported,
+            tier_note: chosen.note,
             canaries: Canaries::new(&state.canaries()),
             survival: SurvivalSet::new(agent_program).context("cannot read the gate's own program")?,
             enrollment: None,
@@ -182,7 +181,8 @@ impl Gate {
             }
             self.restrict().context("the machine is to be restricted, and cannot be")?;
         } else {
-            // An earlier gate may have left a restriction in the kernel.
+            // An earlier gate may have left a restriction in the kernel: it died between keeping an order to release, or
+            // an end, and obeying it.
             self.enforcer.release();
         }
         // A crash after the fence and before the receipt must not leave the control plane without an answer.
@@ -397,6 +397,7 @@ impl Gate {
             Desired::Released => {
                 self.enforcer.release();
                 self.set = None;
+                self.prepare();
                 Ok(())
             }
         }
@@ -479,13 +480,41 @@ impl Gate {
     /// Restricts to the set that is to apply.
     fn restrict(&mut self) -> Result<()> {
         let set = self.set.as_ref().context("no policy")?;
-        let judge = self.judge(set.policy.clone(), set.survival.clone());
+        let judge = self.judge(set.digest, set.policy.clone(), set.survival.clone());
+        self.enforcer.guard(Guards::default());
         Ok(self.enforcer.restrict(Arc::new(judge))?)
     }
 
-    fn judge(&self, policy: CompiledPolicy, survival: BTreeSet<Sha256Digest>) -> MachineJudge {
+    fn judge(
+        &self,
+        digest: Option<Sha256Digest>,
+        policy: CompiledPolicy,
+        survival: BTreeSet<Sha256Digest>,
+    ) -> MachineJudge {
         let baseline = self.baseline.as_ref().map(|held| Arc::clone(&held.baseline));
-        MachineJudge { policy, survival, baseline }
+        let mut survival_places = self.survival.places();
+        // One that cannot be written fails when it is run.
+        survival_places.extend(self.canaries.prepare().ok());
+        let mut id = sha2::Sha256::new();
+        // Without a policy it is always the same set.
+        for part in [digest, self.baseline_digest()] {
+            id.update(part.unwrap_or(Sha256Digest([0; 32])).as_bytes());
+        }
+        survival.iter().for_each(|digest| id.update(digest.as_bytes()));
+        let id = Sha256Digest(id.finalize().into());
+        MachineJudge { policy, survival, baseline, survival_places, id }
+    }
+
+    /// Lets the enforcer learn ahead what the policy stored last allows.
+    fn prepare(&mut self) {
+        if self.is_restricted() || self.unsupported.is_some() {
+            return;
+        }
+        let files = self.baseline.as_ref().map_or(0, |held| held.baseline.files());
+        self.enforcer.make_room(usize::try_from(files).unwrap_or(usize::MAX));
+        if let Ok((_, judge)) = self.judge_of(None) {
+            self.enforcer.prepare(Arc::new(judge));
+        }
     }
 
     /// A restriction whose canaries do not prove it stays: in doubt it is better than none, and the receipt says so.
@@ -541,6 +570,7 @@ impl Gate {
         if !self.is_restricted() {
             self.survival.look();
         }
+        self.prepare();
     }
 
     /// Whether the restriction is in force.
@@ -591,7 +621,9 @@ impl Gate {
     /// When it is not signed, or cannot be kept.
     pub fn store_policy(&mut self, envelope: &str) -> Result<()> {
         let policy = VerifiedPolicy::verify(envelope.as_bytes(), &self.keys())?;
-        Ok(self.state.save_policy(policy.digest(), envelope)?)
+        self.state.save_policy(policy.digest(), envelope)?;
+        self.prepare();
+        Ok(())
     }
 
     /// Holds that a baseline may be replaced.
@@ -615,6 +647,7 @@ impl Gate {
         put_in_place(&received.path, &self.state.baseline())?;
         self.state.save("baseline-digest", &received.digest.to_string())?;
         self.baseline = Some(HeldBaseline { baseline: Arc::new(received.baseline), digest: received.digest });
+        self.prepare();
         Ok(())
     }
 
@@ -633,6 +666,10 @@ impl Gate {
         let mut denials = self.enforcer.take_denials(gate_protocol::DENIALS_MAX);
         // The canaries that must be refused are no news.
         denials.retain(|denial| !self.canaries.is_own(&denial.path));
+        // What a guard only watches was not denied.
+        for seen in denials.extract_if(.., |denial| !denial.refused) {
+            log!("seen, and not refused: {seen}");
+        }
         (denials, self.enforcer.status().denials_dropped + self.denials_lost)
     }
 
@@ -645,11 +682,7 @@ impl Gate {
     pub fn status(&self) -> Status {
         let enforcer = self.enforcer.status();
         let fence = self.accepted.fence();
-        let mut tier_note = self.unsupported.clone().unwrap_or_else(|| {
-            "reduced: sees neither memfd, nor mappings, nor filesystems that only other mount namespaces have \
-             mounted; when the gate dies, the kernel allows until it is back"
-                .to_owned()
-        });
+        let mut tier_note = self.unsupported.clone().unwrap_or_else(|| self.tier_note.clone());
         if enforcer.unmarked > 0 {
             tier_note
                 .push_str(&format!("; programs of {} mounts run, which take no mark", enforcer.unmarked));
@@ -705,7 +738,7 @@ impl Gate {
         if let Some(set) = in_force
             && (policy.is_none() || policy == set.digest)
         {
-            return Ok((set.digest, self.judge(set.policy.clone(), set.survival.clone())));
+            return Ok((set.digest, self.judge(set.digest, set.policy.clone(), set.survival.clone())));
         }
         let survival_in_force = in_force.map(|set| set.survival.clone());
         let held = |digest: Sha256Digest| -> Result<CompiledPolicy> {
@@ -722,7 +755,7 @@ impl Gate {
             }
         };
         let survival = survival_in_force.unwrap_or_else(|| self.survival.look());
-        Ok((digest, self.judge(policy, survival)))
+        Ok((digest, self.judge(digest, policy, survival)))
     }
 
     /// The policy that is meant by a digest or by a name: of a name, the newest revision that the gate holds.
@@ -794,6 +827,10 @@ pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
         ),
         DecisionCause::TooLarge => (None, "it is larger than the gate is willing to hash".to_owned()),
         DecisionCause::Late | DecisionCause::Overload => (None, "the gate had no time to decide".to_owned()),
+        // Causes of what happened, not of what is asked about a file.
+        DecisionCause::Changed | DecisionCause::AnonymousCode | DecisionCause::Guard(_) => {
+            (None, "it was not judged".to_owned())
+        }
     };
     Explanation {
         allowed: decision.verdict == Verdict::Allow,

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use domain::decision::{Decision, DecisionCause, ExecutionFacts, Verdict};
@@ -12,6 +13,51 @@ use domain::digest::Sha256Digest;
 use enforcement::{FileFacts, Judge};
 use policy::CompiledPolicy;
 use policy::baseline::Baseline;
+
+/// Programs that compile what they run, by name: they may make code in memory. Only what may run at all is asked about.
+const COMPILERS: &[&str] = &[
+    "java",
+    "node",
+    "nodejs",
+    "deno",
+    "bun",
+    "dotnet",
+    "mono",
+    "mono-sgen",
+    "luajit",
+    "pypy",
+    "pypy3",
+    "ruby",
+    "php",
+    "php-fpm",
+    "php-cgi",
+    "gjs",
+    "gjs-console",
+    "firefox",
+    "firefox-esr",
+    "firefox-bin",
+    "thunderbird",
+    "thunderbird-bin",
+    "chromium",
+    "chrome",
+    "electron",
+    "code",
+    "WebKitWebProcess",
+    "qemu-system-x86_64",
+    "qemu-system-aarch64",
+    "postgres",
+    "gnome-shell",
+    "polkitd",
+    "julia",
+    "guile",
+    "sbcl",
+    "valgrind",
+];
+
+/// What follows the name of a program that is there in several versions.
+fn is_version(rest: &[u8]) -> bool {
+    rest.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-'))
+}
 
 /// A policy with the trust sources of this machine.
 pub struct MachineJudge {
@@ -21,6 +67,10 @@ pub struct MachineJudge {
     pub survival: BTreeSet<Sha256Digest>,
     /// What packages shipped; none when the machine has no baseline, or a damaged one.
     pub baseline: Option<Arc<Baseline<File>>>,
+    /// Where the survival set lies.
+    pub survival_places: Vec<PathBuf>,
+    /// Names all of this.
+    pub id: Sha256Digest,
 }
 
 impl Judge for MachineJudge {
@@ -42,6 +92,30 @@ impl Judge for MachineJudge {
         };
         let places = self.policy.places(&file.digest).filter(|place| is_at(place, file).is_some());
         places.map(|path| self.policy.evaluate(&ExecutionFacts { path, ..facts })).fold(by_name, stricter)
+    }
+
+    fn for_each_place(&self, show: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) {
+        let survival = self.survival_places.iter().map(|place| place.as_os_str().as_bytes());
+        // What keeps the machine alive comes first.
+        for place in survival.chain(self.policy.all_places()) {
+            if show(place).is_break() {
+                return;
+            }
+        }
+        if let Some(baseline) = &self.baseline
+            && let Err(error) = baseline.for_each_path(show)
+        {
+            log!("the package baseline cannot be read, so its programs get no labels: {error}");
+        }
+    }
+
+    fn compiles(&self, file: &FileFacts<'_>) -> bool {
+        let name = file.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        COMPILERS.iter().any(|known| name.strip_prefix(known.as_bytes()).is_some_and(is_version))
+    }
+
+    fn id(&self) -> Option<Sha256Digest> {
+        Some(self.id)
     }
 }
 
@@ -73,4 +147,30 @@ fn stricter(a: Decision, b: Decision) -> Decision {
         (_, Verdict::Deny) => 0,
     };
     if rank(&b) > rank(&a) { b } else { a }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_compiles_is_known_by_its_name() {
+        let judge = MachineJudge {
+            policy: CompiledPolicy::os_only(),
+            survival: BTreeSet::new(),
+            baseline: None,
+            survival_places: Vec::new(),
+            id: Sha256Digest([0; 32]),
+        };
+        let compiles = |path: &str| {
+            let digest = Sha256Digest([1; 32]);
+            judge.compiles(&FileFacts { digest, fs_verity: None, path: path.as_bytes(), device: 0, inode: 0 })
+        };
+        for path in ["/usr/bin/node", "/usr/lib/jvm/java-17-openjdk-amd64/bin/java", "/usr/bin/ruby3.1"] {
+            assert!(compiles(path), "{path}");
+        }
+        for path in ["/usr/bin/javac", "/usr/bin/node/x", "/usr/bin/bash", ""] {
+            assert!(!compiles(path), "{path}");
+        }
+    }
 }

@@ -4,9 +4,10 @@
 //! only orders that the control plane signed, and ends a restriction by itself only when its order says so. Everything
 //! that arrives on its socket is hostile. Deliberately knows nothing of servers, certificates or packages.
 //!
-//! A gate that ends while the machine is restricted, in whatever way, SIGTERM included, lifts nothing: the keeper and the
-//! service manager have what the restriction hangs by, and the next start takes it over before anything else. Until
-//! then nothing new runs, so the service manager must start it again at once and always.
+//! A gate that ends while the machine is restricted, in whatever way, SIGTERM included, lifts nothing. At the tiers T1
+//! and T2 the kernel goes on by itself; at tier T3 the keeper and the service manager have what the restriction hangs
+//! by, and nothing new runs until the next start has taken it over, which it does before anything else. So the service
+//! manager must start it again at once and always.
 #![forbid(unsafe_code)]
 
 /// Writes a line of the gate's log, which is its standard error. A log that takes nothing must not end the gate.
@@ -30,3 +31,4 @@ pub mod socket;
 pub mod state;
 pub mod survival;
 pub mod text;
+pub mod tier;

@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use cordon_gate::config::Config;
 use cordon_gate::gate::Gate;
-use cordon_gate::socket;
+use cordon_gate::state::State;
+use cordon_gate::{socket, tier};
 use domain::time::Timestamp;
-use enforcement::Fanotify;
 use gate_protocol::{Reply, Request, Status, read_frame, write_frame};
 
 /// Restricts execution on this machine by signed orders.
@@ -88,16 +88,10 @@ fn run() -> Result<ExitCode> {
             // What the kernel kills for memory must not be what restricts the machine.
             drop(std::fs::write("/proc/self/oom_score_adj", "-1000"));
             let keepers = config.keepers()?;
-            let wants_keeper = keepers.socket.is_some();
-            let unsupported = enforcement::support();
-            let enforcer = Fanotify::kept_by(config.enforcement(), keepers)?;
-            if wants_keeper && !enforcer.has_keeper() {
-                let socket = config.keeper_socket.display();
-                drop(writeln!(std::io::stderr(), "cordon-gate: no keeper answers on {socket}"));
-            }
-            let enforcer = Box::new(enforcer);
+            let state = State::open(&config.state_dir)?;
+            let chosen = tier::choose(&config, keepers, state.baseline_files())?;
             // The restriction is in force again before the socket opens, and before anything else.
-            let gate = Gate::start(&config.state_dir, &config.agent_program, enforcer, unsupported)?;
+            let gate = Gate::start(state, &config.agent_program, chosen)?;
             socket::serve(&config.socket, config.agent_uid, gate)
                 .with_context(|| format!("cannot serve {}", config.socket.display()))?;
         }
@@ -121,11 +115,19 @@ fn run() -> Result<ExitCode> {
             }
         }
         Action::Doctor => {
-            if let Some(reason) = enforcement::support() {
-                writeln!(out, "tier T3 (fanotify): no: {reason}")?;
+            let mut works = false;
+            for tried in tier::look(&config) {
+                let title = tier::title(tried.tier);
+                match tried.obstacle {
+                    None if works => writeln!(out, "tier {title}: possible, and not needed")?,
+                    None => writeln!(out, "tier {title}: possible, and tried first")?,
+                    Some(reason) => writeln!(out, "tier {title}: no: {reason}")?,
+                }
+                works |= true;
+            }
+            if !works {
                 return Ok(ExitCode::FAILURE);
             }
-            writeln!(out, "tier T3 (fanotify): yes")?;
         }
     }
     Ok(ExitCode::SUCCESS)

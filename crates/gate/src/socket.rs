@@ -317,7 +317,11 @@ fn lock(gate: &Mutex<Gate>) -> MutexGuard<'_, Gate> {
 }
 
 fn wire(denial: &enforcement::Denial) -> Denial {
-    let rule = if let DecisionCause::Rule(id) = &denial.cause { Some(id.clone()) } else { None };
+    let rule = if let DecisionCause::Rule(id) | DecisionCause::Guard(id) = &denial.cause {
+        Some(id.clone())
+    } else {
+        None
+    };
     Denial {
         at: denial.at.ticks(),
         path: escaped(&denial.path),

@@ -196,6 +196,12 @@ impl State {
         self.folder.join("baseline")
     }
 
+    /// How many files the kept baseline says that it lists; 0 without one, or when it cannot be read.
+    pub fn baseline_files(&self) -> usize {
+        let baseline = fs::File::open(self.baseline()).and_then(policy::baseline::Baseline::open);
+        baseline.map_or(0, |baseline| usize::try_from(baseline.files()).unwrap_or(0))
+    }
+
     /// Makes an empty file in which a baseline is gathered before it takes its place. Whoever gathered one before holds
     /// another file.
     ///

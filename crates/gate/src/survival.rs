@@ -49,6 +49,13 @@ impl SurvivalSet {
         set
     }
 
+    /// Where the set lies, besides the canary.
+    pub fn places(&self) -> Vec<PathBuf> {
+        let own = std::fs::read_link("/proc/self/exe").ok();
+        let agent = [Some(self.agent_program.clone()), loader_of(&self.agent_program)];
+        own.into_iter().chain(agent.into_iter().flatten()).collect()
+    }
+
     /// What of the set is part of the running gate.
     pub fn fixed(&self) -> BTreeSet<Sha256Digest> {
         BTreeSet::from([self.own, Canaries::listed_digest()])

@@ -10,6 +10,7 @@
 //! one file for one set of entries, and it can be checked in one pass.
 
 use std::io::{self, BufReader, Read};
+use std::ops::ControlFlow;
 
 use domain::allow_policy::PATH_BYTES_MAX;
 use domain::digest::Sha256Digest;
@@ -191,6 +192,24 @@ impl<S: ReadAt> Baseline<S> {
         Ok(places)
     }
 
+    /// Shows every path at which a package shipped something, in no order, until told to stop. A damaged entry ends it.
+    ///
+    /// # Errors
+    /// `InvalidData` when an entry is damaged; from the source.
+    pub fn for_each_path(&self, show: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
+        let mut paths = self.region(self.paths_start, self.bytes());
+        let (mut length, mut path) = ([0; 2], Vec::new());
+        for _ in 0..self.count {
+            paths.read_exact(&mut length)?;
+            path.resize(usize::from(u16::from_le_bytes(length)), 0);
+            paths.read_exact(&mut path)?;
+            if show(&path).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads everything once, in two forward passes side by side: records sorted and unique, path table without gaps,
     /// paths absolute, of possible length and without NUL.
     ///
@@ -344,6 +363,26 @@ mod tests {
     fn the_smallest_digest_is_an_entry_like_any_other() {
         let bytes = built(&[(0, "/")]);
         assert_eq!((fault(&bytes).as_str(), places(&bytes, 0)), ("none", vec!["/".to_owned()]));
+    }
+
+    #[test]
+    fn every_path_is_shown_until_told_to_stop() {
+        let bytes = built(&[(7, "/usr/bin/b"), (2, "/bin/x"), (7, "/usr/bin/a")]);
+        let baseline = Baseline::open(bytes.as_slice()).unwrap();
+        let shown = |most: usize| {
+            let mut shown = Vec::new();
+            let mut show = |path: &[u8]| {
+                shown.push(String::from_utf8(path.to_vec()).unwrap());
+                if shown.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            baseline.for_each_path(&mut show).unwrap();
+            shown
+        };
+        assert_eq!(shown(9), ["/bin/x", "/usr/bin/a", "/usr/bin/b"]);
+        assert_eq!(shown(2), ["/bin/x", "/usr/bin/a"]);
+        let damaged = raw(&[(1, 0)], b"\xff\xff/a");
+        let damaged = Baseline::open(damaged.as_slice()).unwrap();
+        assert!(damaged.for_each_path(&mut |_| ControlFlow::Continue(())).is_err());
     }
 
     #[test]

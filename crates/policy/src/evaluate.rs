@@ -93,6 +93,11 @@ impl CompiledPolicy {
         self.about(Content::Sha256(*digest)).filter_map(|rule| rule.place.as_deref())
     }
 
+    /// The places that rules name, whatever the content.
+    pub fn all_places(&self) -> impl Iterator<Item = &[u8]> {
+        self.rules.iter().filter_map(|rule| rule.place.as_deref())
+    }
+
     /// The rule with the smallest id that says this of the file.
     fn matching(&self, facts: &ExecutionFacts<'_>, effect: Effect) -> Option<&CompiledRule> {
         let of = |content: Content| {

@@ -23,8 +23,14 @@ impl Package {
     }
 }
 
-/// What the demo runs.
+/// What the demo runs, and what compiling needs besides: the gate brings BPF programs and their loader.
 pub(crate) const DEMO: &[Package] = &[
+    Package { name: "clang", file: "clang" },
+    Package { name: "libelf-dev", file: "/usr/include/libelf.h" },
+    Package { name: "llvm", file: "llvm-strip" },
+    Package { name: "make", file: "make" },
+    Package { name: "pkg-config", file: "pkg-config" },
+    Package { name: "zlib1g-dev", file: "/usr/include/zlib.h" },
     Package { name: "curl", file: "/usr/bin/curl" },
     Package { name: "hostname", file: "/bin/hostname" },
     Package { name: "libc6-dev", file: "/usr/include/stdio.h" },

@@ -1,0 +1,155 @@
+//! Chooses the mechanism of the kernel: the strongest that works here, or the one that the settings name.
+
+use std::path::PathBuf;
+
+use domain::restriction::Tier;
+use enforcement::{Enforcer, Error, Fanotify, Guards, Keepers, Kernel, KernelSettings};
+
+use crate::config::{Config, Scope, TierChoice};
+
+/// What is to be known of tier T3.
+const FANOTIFY_NOTE: &str = "reduced: sees neither memfd, nor mappings; when the gate and its keepers die at once, the \
+                             kernel allows until the gate is back";
+
+/// What was chosen.
+pub struct Chosen {
+    /// The mechanism.
+    pub enforcer: Box<dyn Enforcer>,
+    /// Why even this one cannot work here, when it cannot.
+    pub unsupported: Option<String>,
+    /// What is to be known of it: what it does not see, and why no stronger one was taken.
+    pub note: String,
+}
+
+/// One tier that was looked at.
+pub struct Tried {
+    /// Which.
+    pub tier: Tier,
+    /// Why it cannot work here; none when it can, as far as was tried.
+    pub obstacle: Option<String>,
+}
+
+/// The tiers that the settings allow, the strongest first.
+fn candidates(config: &Config) -> &'static [Tier] {
+    match (config.tier, config.scope) {
+        (TierChoice::Auto, Scope::Filesystem) => &[Tier::BpfLsm, Tier::FmodRet, Tier::Fanotify],
+        (TierChoice::BpfLsm, _) => &[Tier::BpfLsm],
+        (TierChoice::FmodRet, _) => &[Tier::FmodRet],
+        (TierChoice::Fanotify, _) | (TierChoice::Auto, Scope::Mount) => &[Tier::Fanotify],
+    }
+}
+
+/// What a person calls a tier.
+pub fn title(tier: Tier) -> &'static str {
+    match tier {
+        Tier::BpfLsm => "T1 (bpf-lsm)",
+        Tier::FmodRet => "T2 (fmod-ret)",
+        Tier::Fanotify => "T3 (fanotify)",
+    }
+}
+
+/// Looks at each candidate without changing anything.
+pub fn look(config: &Config) -> Vec<Tried> {
+    let obstacle = |tier| match tier {
+        Tier::BpfLsm | Tier::FmodRet => enforcement::kernel_obstacle(tier),
+        Tier::Fanotify => enforcement::support(),
+    };
+    candidates(config).iter().map(|tier| Tried { tier: *tier, obstacle: obstacle(*tier) }).collect()
+}
+
+/// Starts the first candidate that works. The last one is taken whether it works or not: the gate must run to say so.
+///
+/// `keepers` have what a restriction by fanotify must not lose. `baseline_files` is how many files packages shipped, as
+/// far as is known.
+///
+/// # Errors
+/// When there is no thread for a backend.
+pub fn choose(config: &Config, keepers: Keepers, baseline_files: usize) -> Result<Chosen, Error> {
+    let mut before = Vec::new();
+    let tiers = candidates(config);
+    for tier in tiers {
+        let found = match tier {
+            Tier::BpfLsm | Tier::FmodRet => start(*tier, config, baseline_files),
+            Tier::Fanotify => {
+                let unsupported = enforcement::support();
+                let enforcer = Box::new(fanotify(config, keepers)?);
+                return Ok(Chosen { enforcer, unsupported, note: with_reasons(FANOTIFY_NOTE, &before) });
+            }
+        };
+        match found {
+            Ok(kernel) => {
+                let note = "the kernel decides by itself, also when the gate is gone";
+                return Ok(Chosen {
+                    enforcer: Box::new(kernel),
+                    unsupported: None,
+                    note: with_reasons(note, &before),
+                });
+            }
+            Err(reason) => before.push(format!("{} cannot be used: {reason}", title(*tier))),
+        }
+    }
+    let enforcer = Box::new(Fanotify::new(config.enforcement()));
+    Ok(Chosen { enforcer, unsupported: Some(before.join("; ")), note: String::new() })
+}
+
+fn fanotify(config: &Config, keepers: Keepers) -> Result<Fanotify, Error> {
+    let wants_keeper = keepers.socket.is_some();
+    let backend = Fanotify::kept_by(config.enforcement(), keepers)?;
+    if wants_keeper && !backend.has_keeper() {
+        log!("no keeper answers on {}", config.keeper_socket.display());
+    }
+    Ok(backend)
+}
+
+fn with_reasons(note: &str, before: &[String]) -> String {
+    std::iter::once(note).chain(before.iter().map(String::as_str)).collect::<Vec<_>>().join("; ")
+}
+
+fn start(tier: Tier, config: &Config, baseline_files: usize) -> Result<Kernel, String> {
+    if let Some(obstacle) = enforcement::kernel_obstacle(tier) {
+        return Err(obstacle);
+    }
+    let gate_program = std::fs::read_link("/proc/self/exe").map_err(|error| error.to_string())?;
+    Kernel::start(tier, settings(config, gate_program, baseline_files)).map_err(|error| chain(&error))
+}
+
+fn settings(config: &Config, gate_program: PathBuf, baseline_files: usize) -> KernelSettings {
+    let behavior = config.enforcement();
+    let state = &config.state_dir;
+    KernelSettings {
+        pins: Some(config.pins.clone()),
+        guards: Guards::default(),
+        // Below the state's folder each folder is its own.
+        own: vec![state.clone(), state.join("policies"), state.join("canaries"), gate_program.clone()],
+        gate_program,
+        hash_bytes_max: behavior.hash_bytes_max,
+        places: baseline_files,
+    }
+}
+
+fn chain(error: &Error) -> String {
+    use std::error::Error as _;
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_covers_one_namespace_only_is_fanotify() {
+        let mount = Config { scope: Scope::Mount, ..Config::default() };
+        assert_eq!(candidates(&mount), [Tier::Fanotify]);
+        assert_eq!(candidates(&Config::default()), [Tier::BpfLsm, Tier::FmodRet, Tier::Fanotify]);
+        for (tier, only) in [
+            (TierChoice::BpfLsm, Tier::BpfLsm),
+            (TierChoice::FmodRet, Tier::FmodRet),
+            (TierChoice::Fanotify, Tier::Fanotify),
+        ] {
+            assert_eq!(candidates(&Config { tier, ..Config::default() }), [only]);
+        }
+    }
+}

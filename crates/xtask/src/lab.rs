@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -47,10 +47,7 @@ impl LeftBehind {
 
     fn clean_up(&mut self) {
         for process in self.processes.drain(..).rev() {
-            if let Ok(pid) = i32::try_from(process) {
-                // A process that is gone already is what we want.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
+            kill(process);
         }
         while let Some(folder) = self.folders.last().cloned() {
             self.remove(&folder);
@@ -138,6 +135,16 @@ impl Process {
         })
     }
 
+    /// Starts a command whose standard output is read here.
+    pub(crate) fn start_piped(command: &mut Command) -> Result<(Self, std::process::ChildStdout)> {
+        LeftBehind::update(|left| {
+            let mut child = command.spawn().with_context(|| format!("cannot start {}", line(command)))?;
+            left.processes.push(child.id());
+            let output = child.stdout.take().context("its output is not piped")?;
+            Ok((Self(child), output))
+        })
+    }
+
     /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
@@ -154,12 +161,25 @@ impl Process {
     /// An error with the end of its log when the process has ended.
     pub(crate) fn require_alive(&mut self, log: &Path) -> Result<()> {
         if let Some(status) = self.0.try_wait()? {
-            let text = fs::read_to_string(log).unwrap_or_default();
-            let lines: Vec<_> = text.lines().collect();
-            let tail = lines.get(lines.len().saturating_sub(15)..).unwrap_or_default();
-            bail!("{} ended with {status}:\n{}", log.display(), tail.join("\n"));
+            bail!("{} ended with {status}:\n{}", log.display(), end_of(log));
         }
         Ok(())
+    }
+}
+
+/// The last lines of a log.
+pub(crate) fn end_of(log: &Path) -> String {
+    let bytes = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<_> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
+}
+
+/// Kills a process that was started here and has not been waited for.
+pub(crate) fn kill(process: u32) {
+    if let Ok(pid) = i32::try_from(process) {
+        // A process that is gone already is what we want.
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Builds the programs: all in one profile and one target folder, the gate once more as a static file.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -35,6 +36,16 @@ pub(crate) struct Programs {
     pub(crate) cli: PathBuf,
 }
 
+/// What runs inside of guests.
+pub(crate) struct GuestPrograms {
+    /// `cordon-gate`, static.
+    pub(crate) gate: PathBuf,
+    /// `cordon-matrix`, static.
+    pub(crate) matrix: PathBuf,
+    /// The folder of the matrix's C programs.
+    pub(crate) compiled: PathBuf,
+}
+
 /// The workspace's folder.
 pub(crate) fn workspace() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -59,26 +70,48 @@ fn build_packages(profile: Profile, packages: &[&str]) -> Result<Programs> {
     };
     let build = ["build", "--locked"];
     command::run(cargo().current_dir(workspace()).args(build).args(packages).args(flags))?;
-    // Whatever flags are set already stay: these would otherwise be ignored beside them.
-    let flags_set = std::env::var("RUSTFLAGS").unwrap_or_default();
-    command::run(
-        cargo()
-            .current_dir(workspace())
-            .env("RUSTFLAGS", format!("{flags_set} -C target-feature=+crt-static"))
-            .args(build)
-            .args(["-p", "gate", "--target", STATIC_TARGET])
-            .args(flags),
-    )?;
-    let target = target_folder()?;
-    let built = target.join(folder);
-    let gate = target.join(STATIC_TARGET).join(folder).join("cordon-gate");
+    let gate = build_static(profile, &["-p", "gate"])?.join("cordon-gate");
     require_static(&gate)?;
+    let built = target_folder()?.join(folder);
     Ok(Programs {
         server: built.join("cordon-server"),
         agent: built.join("cordon-agent"),
         gate,
         cli: built.join("cordon"),
     })
+}
+
+/// Builds what runs inside of guests, without what only debuggers need.
+pub(crate) fn build_for_guests() -> Result<GuestPrograms> {
+    let built = build_static(Profile::Dev, &["-p", "gate", "-p", "matrix"])?;
+    let folder = target_folder()?.join("vm").join("programs");
+    std::fs::create_dir_all(&folder)?;
+    let [gate, matrix] = ["cordon-gate", "cordon-matrix"].map(|name| (built.join(name), folder.join(name)));
+    for (program, stripped) in [&gate, &matrix] {
+        require_static(program)?;
+        command::run(Command::new("strip").arg("-o").arg(stripped).arg(program))?;
+    }
+    Ok(GuestPrograms { gate: gate.1, matrix: matrix.1, compiled: folder })
+}
+
+/// Builds static programs; the folder that they are in.
+fn build_static(profile: Profile, packages: &[&str]) -> Result<PathBuf> {
+    let (flags, folder): (&[&str], _) = match profile {
+        Profile::Dev => (&[], "debug"),
+        Profile::Release => (&["--release"], "release"),
+    };
+    // Whatever flags are set already stay: these would otherwise be ignored beside them.
+    let flags_set = std::env::var("RUSTFLAGS").unwrap_or_default();
+    command::run(
+        cargo()
+            .current_dir(workspace())
+            .env("RUSTFLAGS", format!("{flags_set} -C target-feature=+crt-static"))
+            .args(["build", "--locked"])
+            .args(packages)
+            .args(["--target", STATIC_TARGET])
+            .args(flags),
+    )?;
+    Ok(target_folder()?.join(STATIC_TARGET).join(folder))
 }
 
 /// What `cargo metadata` says of the workspace.

@@ -49,6 +49,19 @@ pub(crate) const TEST: &[Package] = &[
     Package { name: "rpm", file: "/usr/bin/rpmbuild" },
 ];
 
+/// What makes guests and boots them.
+pub(crate) const VM: &[Package] = &[
+    Package { name: "busybox-static", file: "/bin/busybox" },
+    Package { name: "cpio", file: "/usr/bin/cpio" },
+    Package { name: "e2fsprogs", file: "/sbin/mke2fs" },
+    Package { name: "gcc", file: "cc" },
+    Package { name: "kmod", file: "/sbin/depmod" },
+    Package { name: "libc6-dev", file: "/usr/include/stdio.h" },
+    Package { name: "mmdebstrap", file: "/usr/bin/mmdebstrap" },
+    Package { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64" },
+    Package { name: "qemu-utils", file: "/usr/bin/qemu-img" },
+];
+
 /// The peer that `bench exec` is measured beside.
 const FAPOLICYD: &[Package] = &[Package { name: "fapolicyd", file: "/usr/sbin/fapolicyd" }];
 

@@ -28,6 +28,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("gate", &["domain", "enforcement", "gate-protocol", "orders", "policy"]),
     ("agent", &["agent-core", "agent-protocol", "domain", "gate-protocol", "orders", "trust"]),
     ("cli", &["api-types", "domain"]),
+    ("matrix", &["domain", "gate-protocol", "orders"]),
     ("xtask", &["agent-protocol", "domain", "orders", "store", "trust"]),
 ];
 

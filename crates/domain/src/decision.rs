@@ -1,6 +1,7 @@
 //! What was decided about one execution, and why.
 
 use crate::digest::Sha256Digest;
+use crate::program_class::ProgramClasses;
 
 /// The answer to "may this run?": nothing but yes or no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +25,8 @@ pub struct ExecutionFacts<'a> {
     pub path: &'a [u8],
     /// Whether an installed package shipped this content at a path where this very inode is.
     pub in_package_database: bool,
+    /// What the program can do with other code than its own.
+    pub classes: ProgramClasses,
     /// Whether the file belongs to the set that keeps the machine alive and reachable.
     pub in_survival_set: bool,
 }
@@ -37,6 +40,10 @@ pub enum DecisionCause {
     Rule(String),
     /// An installed package shipped this content at this place.
     PackageDatabase,
+    /// A package shipped it, but the policy takes programs of the class *dual-use* out of what packages vouch for.
+    DualUse,
+    /// The file may run, but it is an interpreter, and it was not started in a way that the policy's level admits.
+    Interpreter,
     /// Nothing vouches for the file.
     Unlisted,
     /// The file could not be read, or changed while it was read.
@@ -68,6 +75,8 @@ impl DecisionCause {
             Self::SurvivalSet => "survival-set",
             Self::Rule(_) => "rule",
             Self::PackageDatabase => "package-database",
+            Self::DualUse => "dual-use",
+            Self::Interpreter => "interpreter",
             Self::Unlisted => "unlisted",
             Self::Unreadable => "unreadable",
             Self::BeingWritten => "being-written",

@@ -17,6 +17,7 @@ pub mod machine_action;
 pub mod machine_group;
 pub mod permission;
 pub mod policy_settings;
+pub mod program_class;
 pub mod rate_limit;
 pub mod restriction;
 pub mod role;

@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use domain::decision::Decision;
 use domain::digest::Sha256Digest;
+use domain::program_class::ProgramClasses;
 use domain::restriction::Tier;
 
 pub use denial::Denial;
@@ -63,14 +64,14 @@ pub trait Judge: Send + Sync {
     /// Decides about one file.
     fn judge(&self, file: &FileFacts<'_>) -> Decision;
 
+    /// What the program can do with other code than its own. The default knows of nothing.
+    fn classes(&self, _file: &FileFacts<'_>) -> ProgramClasses {
+        ProgramClasses::NONE
+    }
+
     /// Shows each place where a file may lie that this judge could allow, so that it can be read ahead; stops when
     /// told to. What is allowed by its content alone has no place. The default knows none.
     fn for_each_place(&self, _show: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) {}
-
-    /// Whether a program makes code in memory while it runs. Asked about what it allows; the default knows none.
-    fn compiles(&self, _file: &FileFacts<'_>) -> bool {
-        false
-    }
 
     /// Names what this judge allows: two judges with the same id decide alike about every file. None when that is not
     /// known, which is the default.

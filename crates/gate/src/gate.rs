@@ -809,6 +809,18 @@ pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
         DecisionCause::PackageDatabase => {
             (None, "an installed package shipped exactly this file at this place".to_owned())
         }
+        DecisionCause::DualUse => (
+            None,
+            "an installed package shipped it, but the policy takes programs with which one can do nearly everything \
+             out of what packages vouch for: to allow it, add its SHA-256 to the policy"
+                .to_owned(),
+        ),
+        DecisionCause::Interpreter => (
+            None,
+            "it is an interpreter, which the policy lets start only by the #! line of a listed script, or below a \
+             system unit"
+                .to_owned(),
+        ),
         DecisionCause::Unlisted => (
             None,
             "no package shipped this content at this place, and no rule allows it: to allow it, add its SHA-256 to \

@@ -10,54 +10,11 @@ use std::sync::Arc;
 
 use domain::decision::{Decision, DecisionCause, ExecutionFacts, Verdict};
 use domain::digest::Sha256Digest;
+use domain::program_class::ProgramClasses;
 use enforcement::{FileFacts, Judge};
 use policy::CompiledPolicy;
 use policy::baseline::Baseline;
-
-/// Programs that compile what they run, by name: they may make code in memory. Only what may run at all is asked about.
-const COMPILERS: &[&str] = &[
-    "java",
-    "node",
-    "nodejs",
-    "deno",
-    "bun",
-    "dotnet",
-    "mono",
-    "mono-sgen",
-    "luajit",
-    "pypy",
-    "pypy3",
-    "ruby",
-    "php",
-    "php-fpm",
-    "php-cgi",
-    "gjs",
-    "gjs-console",
-    "firefox",
-    "firefox-esr",
-    "firefox-bin",
-    "thunderbird",
-    "thunderbird-bin",
-    "chromium",
-    "chrome",
-    "electron",
-    "code",
-    "WebKitWebProcess",
-    "qemu-system-x86_64",
-    "qemu-system-aarch64",
-    "postgres",
-    "gnome-shell",
-    "polkitd",
-    "julia",
-    "guile",
-    "sbcl",
-    "valgrind",
-];
-
-/// What follows the name of a program that is there in several versions.
-fn is_version(rest: &[u8]) -> bool {
-    rest.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-'))
-}
+use policy::classes::ProgramTable;
 
 /// A policy with the trust sources of this machine.
 pub struct MachineJudge {
@@ -75,11 +32,13 @@ pub struct MachineJudge {
 
 impl Judge for MachineJudge {
     fn judge(&self, file: &FileFacts<'_>) -> Decision {
+        let shipped = self.shipped(&file.digest);
         let facts = ExecutionFacts {
             digest: file.digest,
             fs_verity: file.fs_verity,
             path: file.path,
-            in_package_database: self.is_packaged(file),
+            in_package_database: is_packaged(&shipped, file),
+            classes: self.classes_of(&shipped, file),
             in_survival_set: self.survival.contains(&file.digest),
         };
         // In a mount namespace of their own, users choose the names that files are executed by. A rule about a place
@@ -109,28 +68,38 @@ impl Judge for MachineJudge {
         }
     }
 
-    fn compiles(&self, file: &FileFacts<'_>) -> bool {
-        let name = file.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        COMPILERS.iter().any(|known| name.strip_prefix(known.as_bytes()).is_some_and(is_version))
-    }
-
     fn id(&self) -> Option<Sha256Digest> {
         Some(self.id)
+    }
+
+    fn classes(&self, file: &FileFacts<'_>) -> ProgramClasses {
+        self.classes_of(&self.shipped(&file.digest), file)
     }
 }
 
 impl MachineJudge {
-    /// Whether a package shipped this content at a path where this very inode is.
-    ///
-    /// Identity decides, not the name: behind merged folders, hard links and bind mounts it is the same file, and a
-    /// copy elsewhere is not. A baseline that cannot be read vouches for nothing.
-    fn is_packaged(&self, file: &FileFacts<'_>) -> bool {
-        let Some(baseline) = &self.baseline else { return false };
-        let places = baseline.places(&file.digest).unwrap_or_default();
-        // The agent writes the baseline, and is not trusted with it: only what root alone can change was installed.
-        let installed = |metadata: Metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0;
-        places.iter().any(|place| is_at(place, file).is_some_and(installed))
+    /// Where packages shipped this content. A baseline that cannot be read vouches for nothing.
+    fn shipped(&self, digest: &Sha256Digest) -> Vec<Vec<u8>> {
+        self.baseline.as_ref().and_then(|baseline| baseline.places(digest).ok()).unwrap_or_default()
     }
+
+    /// What the program can do: by every name that packages and rules have for its content, wherever it lies, since a
+    /// copy or a link under another name can do the same, and by the name that it is executed by.
+    fn classes_of(&self, shipped: &[Vec<u8>], file: &FileFacts<'_>) -> ProgramClasses {
+        let shipped = shipped.iter().map(Vec::as_slice);
+        ProgramTable::built_in()
+            .classes(shipped.chain(self.policy.places(&file.digest)).chain(std::iter::once(file.path)))
+    }
+}
+
+/// Whether a package shipped this content at a path where this very inode is.
+///
+/// Identity decides, not the name: behind merged folders, hard links and bind mounts it is the same file, and a copy
+/// elsewhere is not.
+fn is_packaged(shipped: &[Vec<u8>], file: &FileFacts<'_>) -> bool {
+    // The agent writes the baseline, and is not trusted with it: only what root alone can change was installed.
+    let installed = |metadata: Metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0;
+    shipped.iter().any(|place| is_at(place, file).is_some_and(installed))
 }
 
 /// What is at `place`, when that is this very inode.
@@ -147,30 +116,4 @@ fn stricter(a: Decision, b: Decision) -> Decision {
         (_, Verdict::Deny) => 0,
     };
     if rank(&b) > rank(&a) { b } else { a }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_compiles_is_known_by_its_name() {
-        let judge = MachineJudge {
-            policy: CompiledPolicy::os_only(),
-            survival: BTreeSet::new(),
-            baseline: None,
-            survival_places: Vec::new(),
-            id: Sha256Digest([0; 32]),
-        };
-        let compiles = |path: &str| {
-            let digest = Sha256Digest([1; 32]);
-            judge.compiles(&FileFacts { digest, fs_verity: None, path: path.as_bytes(), device: 0, inode: 0 })
-        };
-        for path in ["/usr/bin/node", "/usr/lib/jvm/java-17-openjdk-amd64/bin/java", "/usr/bin/ruby3.1"] {
-            assert!(compiles(path), "{path}");
-        }
-        for path in ["/usr/bin/javac", "/usr/bin/node/x", "/usr/bin/bash", ""] {
-            assert!(!compiles(path), "{path}");
-        }
-    }
 }

@@ -3,11 +3,14 @@
 use domain::allow_policy::{AllowPolicy, Effect, Matcher, PolicyError, Profile, Rule};
 use domain::decision::{Decision, DecisionCause, ExecutionFacts, Reuse, Verdict};
 use domain::digest::Sha256Digest;
+use domain::policy_settings::{DualUse, PolicySettings};
+use domain::program_class::ProgramClass;
 
 /// A policy in the form that answers quickly.
 #[derive(Debug, Clone)]
 pub struct CompiledPolicy {
     profile: Profile,
+    settings: PolicySettings,
     /// Sorted by content, then id: all rules about one content lie together, and the smallest id answers.
     rules: Box<[CompiledRule]>,
 }
@@ -49,16 +52,22 @@ impl CompiledPolicy {
         policy.validate()?;
         let mut rules: Box<[_]> = policy.rules.iter().map(CompiledRule::new).collect();
         rules.sort_by(|a, b| (a.content, &a.id).cmp(&(b.content, &b.id)));
-        Ok(Self { profile: policy.profile, rules })
+        Ok(Self { profile: policy.profile, settings: policy.settings.clone(), rules })
     }
 
-    /// The set that applies when no policy can be read: packages and what keeps the machine alive, no rules.
+    /// The set that applies when no policy can be read: packages and what keeps the machine alive, no rules, and the
+    /// settings at their defaults.
     pub fn os_only() -> Self {
-        Self { profile: Profile::OsOnly, rules: Box::default() }
+        Self { profile: Profile::OsOnly, settings: PolicySettings::default(), rules: Box::default() }
+    }
+
+    /// How it treats what content alone does not decide.
+    pub fn settings(&self) -> &PolicySettings {
+        &self.settings
     }
 
     /// Decides about one execution. The first of these that matches wins: survival set, deny rule, allow rule,
-    /// package database, nothing.
+    /// package database (but for dual-use programs that are taken out of it), nothing.
     pub fn evaluate(&self, facts: &ExecutionFacts<'_>) -> Decision {
         let (verdict, cause) = self.verdict(facts);
         // Under another name the same file may be refused, or need not be: such a verdict is not to be repeated. What
@@ -83,6 +92,9 @@ impl CompiledPolicy {
             return (Verdict::Allow, DecisionCause::Rule(rule.id.to_string()));
         }
         if self.profile != Profile::SurvivalOnly && facts.in_package_database {
+            if self.settings.dual_use == DualUse::Remove && facts.classes.contains(ProgramClass::DualUse) {
+                return (Verdict::Deny, DecisionCause::DualUse);
+            }
             return (Verdict::Allow, DecisionCause::PackageDatabase);
         }
         (Verdict::Deny, DecisionCause::Unlisted)
@@ -118,7 +130,7 @@ impl CompiledPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::policy_settings::PolicySettings;
+    use domain::program_class::ProgramClasses;
     use proptest::prelude::*;
 
     fn rule(id: &str, path: Option<&str>, content: u8, effect: Effect) -> Rule {
@@ -141,14 +153,16 @@ mod tests {
         .unwrap()
     }
 
-    /// Facts in short: content, path, then `p` for packaged, `s` for survival set, and `v` for
-    /// an fs-verity digest with the bytes of the content's. Answer: verdict and cause.
+    const DUAL_USE: [ProgramClass; 1] = [ProgramClass::DualUse];
+
+    /// Facts in short: content, path, then `p` for packaged, `d` for dual-use, `s` for survival set, and `v` for an fs-verity digest with the bytes of the content's. Answer: verdict and cause.
     fn check(policy: &CompiledPolicy, content: u8, path: &str, flags: &str, expected: &str) {
         let facts = ExecutionFacts {
             digest: Sha256Digest([content; 32]),
             fs_verity: flags.contains('v').then_some(Sha256Digest([content; 32])),
             path: path.as_bytes(),
             in_package_database: flags.contains('p'),
+            classes: if flags.contains('d') { DUAL_USE.into_iter().collect() } else { ProgramClasses::NONE },
             in_survival_set: flags.contains('s'),
         };
         let decision = policy.evaluate(&facts);
@@ -184,6 +198,32 @@ mod tests {
         let survival = policy(Profile::SurvivalOnly, rules());
         check(&survival, 9, "/usr/bin/ls", "p", "Deny unlisted");
         check(&survival, 9, "/usr/sbin/sshd", "ps", "Allow survival-set");
+    }
+
+    #[test]
+    fn dual_use_programs_are_taken_out_of_packages_only() {
+        let rules = || vec![rule("allow-1", None, 1, Effect::Allow), rule("deny-2", None, 2, Effect::Deny)];
+        let with = |profile: Profile, dual_use: DualUse| {
+            let settings = PolicySettings { dual_use, ..PolicySettings::default() };
+            let policy = AllowPolicy { name: "p".to_owned(), revision: 1, profile, settings, rules: rules() };
+            CompiledPolicy::compile(&policy).unwrap()
+        };
+        let removed = with(Profile::OsAndApproved, DualUse::Remove);
+        check(&removed, 9, "/usr/bin/gdb", "pd", "Deny dual-use");
+        check(&removed, 9, "/usr/bin/ls", "p", "Allow package-database");
+        check(&removed, 1, "/usr/bin/gdb", "pd", "Allow rule allow-1");
+        check(&removed, 2, "/usr/bin/gdb", "pd", "Deny rule deny-2");
+        check(&removed, 9, "/usr/bin/gdb", "pds", "Allow survival-set");
+        check(&removed, 9, "/tmp/gdb", "d", "Deny unlisted");
+        check(&with(Profile::OsOnly, DualUse::Remove), 1, "/usr/bin/gdb", "pd", "Deny dual-use");
+        check(&with(Profile::SurvivalOnly, DualUse::Remove), 9, "/usr/bin/gdb", "pd", "Deny unlisted");
+        check(
+            &with(Profile::OsAndApproved, DualUse::Keep),
+            9,
+            "/usr/bin/gdb",
+            "pd",
+            "Allow package-database",
+        );
     }
 
     #[test]
@@ -237,6 +277,7 @@ mod tests {
             fs_verity: (content % 2 == 1).then_some(Sha256Digest([content; 32])),
             path: b"/p0",
             in_package_database: packaged,
+            classes: ProgramClasses::NONE,
             in_survival_set: survival,
         }
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use domain::decision::{Decision, DecisionCause, Verdict};
 use domain::digest::Sha256Digest;
+use domain::program_class::ProgramClass;
 use libbpf_rs::{MapCore as _, MapFlags};
 
 use super::abi::{Classes, Key, Label, Sight, Version};
@@ -175,9 +176,10 @@ impl Labeller {
     }
 
     fn classes(&self, file: &Seen, path: &[u8], digest: Sha256Digest, judge: &dyn Judge) -> Classes {
+        let known = judge.classes(&file.facts(digest, path));
         Classes::default()
             .with(Classes::STACK, elf::stack_is_code(&file.file))
-            .with(Classes::JIT, judge.compiles(&file.facts(digest, path)))
+            .with(Classes::JIT, known.contains(ProgramClass::Jit))
             .with(Classes::GATE, path == self.gate_program.as_os_str().as_bytes())
     }
 

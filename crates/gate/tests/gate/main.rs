@@ -11,6 +11,7 @@ mod keeper;
 mod orders;
 mod peers;
 mod previews;
+mod settings;
 mod state;
 mod support;
 mod survival;

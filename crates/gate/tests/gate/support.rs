@@ -332,6 +332,11 @@ impl Machine {
 
     /// A policy that lists the listed program.
     pub(crate) fn store_policy(&mut self) {
+        self.store_policy_with(&[]);
+    }
+
+    /// The same with settings.
+    pub(crate) fn store_policy_with(&mut self, settings: &[(&str, &str)]) {
         let rule = |id: &str, bytes: &[u8]| Rule {
             id: id.to_owned(),
             matcher: Matcher::Sha256(digest(bytes)),
@@ -352,7 +357,7 @@ impl Machine {
             name: "default".to_owned(),
             revision: 1,
             profile: Profile::OsAndApproved,
-            settings: PolicySettings::default(),
+            settings: PolicySettings::of_entries(settings.iter().copied()).unwrap(),
             rules,
         };
         let envelope = sign_policy(&policy, &self.order_key);

@@ -118,6 +118,13 @@ struct {
 	__type(value, u64);
 } cordon_counters SEC(".maps");
 
+/*
+ * How many folders and mounts of a path are told: the verifier's work, and so the time that loading takes, grows with
+ * the square.
+ */
+#define PATH_DEPTH 28
+#define PROGRAM_DEPTH 16
+
 /* How long a program is not heard of again for code in memory. */
 #define HEARD_NANOSECONDS 60000000000ULL
 
@@ -273,15 +280,16 @@ static __always_inline bool is_gate(void)
 
 /*
  * Writes a path's components from the last to the first, through all mounts, until there are `most` bytes, a power of
- * two; the buffer has room for one more name. How many bytes there are is kept in the event, so that the verifier knows
+ * two, or `depth` components; the buffer has room for one more name. How many bytes there are is kept in the event, so that the verifier knows
  * the same of it in each round and does not try them all. Answers whether the beginning is missing.
  */
-static __always_inline bool walk(struct dentry *dentry, struct vfsmount *at, u8 *buffer, u32 most, volatile u32 *bytes)
+static __always_inline bool walk(struct dentry *dentry, struct vfsmount *at, u8 *buffer, u32 most, u32 depth,
+					volatile u32 *bytes)
 {
 	struct mount *mount = (void *)at - bpf_core_field_offset(struct mount, mnt);
 
 	*bytes = 0;
-	for (u32 i = 0; i < 64; i++) {
+	for (u32 i = 0; i < depth; i++) {
 		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
 		u32 used = *bytes;
 		long length;
@@ -322,24 +330,18 @@ static __always_inline u64 number(const void *pointer)
 /* What there is to tell, in one number. */
 #define WHAT(hook, reason, guard, refused) ((hook) | (reason) << 8 | (guard) << 16 | (u32)(refused) << 24)
 
-/* Tells the gate, after the verdict and without a say in it. The inode, the dentry and the mount may be 0. */
-__noinline int tell(u32 what, u64 inode, u64 dentry, u64 mount)
+static __always_inline struct event *begin_event(u32 what)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct key key = {};
 	struct event *event;
-	struct file *file;
 
 	if (what >> 24)
 		count(COUNTER_REFUSED);
-	if (inode)
-		identify((void *)inode, &key);
 	event = bpf_ringbuf_reserve(&cordon_events, sizeof(*event), 0);
 	if (!event) {
 		count(COUNTER_EVENTS_LOST);
 		return 0;
 	}
-	event->key = key;
 	event->at = bpf_ktime_get_ns();
 	event->cgroup = bpf_get_current_cgroup_id();
 	event->hook = what & 0xff;
@@ -352,19 +354,50 @@ __noinline int tell(u32 what, u64 inode, u64 dentry, u64 mount)
 	event->path_bytes = 0;
 	event->program_bytes = 0;
 	event->cut = 0;
-	if (dentry && mount)
-		event->cut = walk((void *)dentry, (void *)mount, event->path, PATH_BYTES, &event->path_bytes);
+	return event;
+}
+
+/*
+ * Tells the gate of a file, after the verdict and without a say in it. The inode may be 0.
+ *
+ * Whoever executes is often gone when the gate looks, so its program is told too.
+ */
+__noinline int tell_of(u32 what, u64 inode, u64 dentry, u64 mount)
+{
+	struct key key = {};
+	struct event *event;
+	struct file *file;
+
+	if (inode)
+		identify((void *)inode, &key);
+	event = begin_event(what);
+	if (!event)
+		return 0;
+	event->key = key;
+	event->cut = walk((void *)dentry, (void *)mount, event->path, PATH_BYTES, PATH_DEPTH, &event->path_bytes);
 	file = program();
 	if (file)
 		walk(BPF_CORE_READ(file, f_path.dentry), BPF_CORE_READ(file, f_path.mnt), event->program,
-		     PROGRAM_BYTES, &event->program_bytes);
+		     PROGRAM_BYTES, PROGRAM_DEPTH, &event->program_bytes);
+	bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
+/* Tells the gate of what is about no file. Few programs of those that call this have the verifier's patience for paths. */
+__noinline int tell(u32 what)
+{
+	struct event *event = begin_event(what);
+
+	if (!event)
+		return 0;
+	__builtin_memset(&event->key, 0, sizeof(event->key));
 	bpf_ringbuf_submit(event, 0);
 	return 0;
 }
 
 static __always_inline void tell_of_file(struct file *file, u32 what)
 {
-	tell(what, (u64)content(file), (u64)BPF_CORE_READ(file, f_path.dentry),
+	tell_of(what, (u64)content(file), (u64)BPF_CORE_READ(file, f_path.dentry),
 	     (u64)BPF_CORE_READ(file, f_path.mnt));
 }
 
@@ -379,14 +412,25 @@ __noinline int guarded(u32 guard)
 	return known ? known->guards[guard & 15] : GUARD_ENFORCE;
 }
 
-/* Holds what was tried against a guard; the file, which may be none, is what it was tried on. */
-static __always_inline int guard(u32 guard, u32 hook, struct dentry *dentry, struct vfsmount *mount)
+/* Holds what was tried against a guard. */
+static __always_inline int guard(u32 guard, u32 hook)
 {
 	u32 set = guarded(guard);
 
 	if (set == GUARD_OFF)
 		return 0;
-	tell(WHAT(hook, REASON_GUARD, guard, set == GUARD_ENFORCE), 0, (u64)dentry, (u64)mount);
+	tell(WHAT(hook, REASON_GUARD, guard, set == GUARD_ENFORCE));
+	return set == GUARD_ENFORCE ? -EPERM : 0;
+}
+
+/* The same for what was tried on a file. */
+static __always_inline int guard_file(u32 guard, u32 hook, struct file *file)
+{
+	u32 set = guarded(guard);
+
+	if (set == GUARD_OFF)
+		return 0;
+	tell_of_file(file, WHAT(hook, REASON_GUARD, guard, set == GUARD_ENFORCE));
 	return set == GUARD_ENFORCE ? -EPERM : 0;
 }
 
@@ -394,7 +438,7 @@ static __always_inline int guard(u32 guard, u32 hook, struct dentry *dentry, str
 __noinline int anonymous(u32 hook)
 {
 	struct control *known = control();
-	u32 set = known ? known->guards[GUARD_CODE] : GUARD_ENFORCE;
+	u32 set = known ? known->guards[GUARD_ANONYMOUS_CODE] : GUARD_ENFORCE;
 	struct file *file = program();
 	struct key key = {};
 	u64 now, *heard;
@@ -407,7 +451,7 @@ __noinline int anonymous(u32 hook)
 	heard = bpf_map_lookup_elem(&cordon_heard, &key);
 	if (!heard || now - *heard > HEARD_NANOSECONDS) {
 		bpf_map_update_elem(&cordon_heard, &key, &now, BPF_ANY);
-		tell(WHAT(hook, REASON_ANONYMOUS, GUARD_CODE, set == GUARD_ENFORCE), 0, 0, 0);
+		tell(WHAT(hook, REASON_ANONYMOUS, GUARD_ANONYMOUS_CODE, set == GUARD_ENFORCE));
 	} else if (set == GUARD_ENFORCE) {
 		count(COUNTER_REFUSED);
 	}
@@ -427,7 +471,7 @@ static __always_inline int execute(struct linux_binprm *bprm)
 	if (!reason && CLASSES(judged) & CLASS_STACK && !(CLASSES(judged) & CLASS_JIT)) {
 		struct control *known = control();
 
-		if (!known || known->guards[GUARD_CODE] == GUARD_ENFORCE)
+		if (!known || known->guards[GUARD_ANONYMOUS_CODE] == GUARD_ENFORCE)
 			reason = REASON_STACK;
 	}
 	if (!reason)
@@ -560,15 +604,16 @@ __noinline int guard_of(u64 inode_address, u64 dentry_address)
 	unsigned long magic = BPF_CORE_READ(inode, i_sb, s_magic);
 	u32 kind = BPF_CORE_READ(inode, i_mode) & S_IFMT;
 	u32 device = BPF_CORE_READ(inode, i_rdev);
+	struct key key;
 
 	if (kind == S_IFBLK)
-		return bpf_map_lookup_elem(&cordon_disks, &device) ? GUARD_DISKS : GUARDS;
+		return bpf_map_lookup_elem(&cordon_disks, &device) ? GUARD_BLOCK_DEVICES : GUARDS;
 	if (kind == S_IFCHR) {
 		/* The machine's memory and ports: /dev/mem, kmem, port. */
 		u32 minor = device & ((1 << MINOR_BITS) - 1);
 
 		return device >> MINOR_BITS == MEMORY_MAJOR && (minor == 1 || minor == 2 || minor == 4) ?
-			       GUARD_MEMORY :
+			       GUARD_PROC_MEM :
 			       GUARDS;
 	}
 	if (magic == PROC_MAGIC) {
@@ -577,21 +622,23 @@ __noinline int guard_of(u64 inode_address, u64 dentry_address)
 
 		/* Three letters and the end, whatever the order of bytes. */
 		bpf_probe_read_kernel(&name, sizeof(name), at);
-		return name == bpf_htonl(0x6d656d00) ? GUARD_MEMORY : GUARDS;
+		return name == bpf_htonl(0x6d656d00) ? GUARD_PROC_MEM : GUARDS;
 	}
 	if (magic == BINFMT_MAGIC)
 		return GUARD_BINFMT;
-	return is_own_name(dentry_address) ? GUARD_FILES : GUARDS;
+	if (is_own_name(dentry_address))
+		return GUARD_OWN_FILES;
+	identify(inode, &key);
+	return bpf_map_lookup_elem(&cordon_labels, &key) ? GUARD_WRITE_LABELLED : GUARDS;
 }
 
 static __always_inline int open_for_writing(struct file *file)
 {
-	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
-	u32 which = guard_of((u64)BPF_CORE_READ(file, f_inode), (u64)dentry);
+	u32 which = guard_of((u64)BPF_CORE_READ(file, f_inode), (u64)BPF_CORE_READ(file, f_path.dentry));
 
 	if (which >= GUARDS)
 		return 0;
-	return guard(which, HOOK_OPEN, dentry, BPF_CORE_READ(file, f_path.mnt));
+	return guard_file(which, HOOK_OPEN, file);
 }
 
 HOOK("file_open", "file_open")
@@ -599,6 +646,7 @@ int BPF_PROG(open_file, struct file *file)
 {
 	struct mode *now = mode();
 	struct control *known;
+	int refused;
 
 	if (!now || now->state == STATE_OFF)
 		return 0;
@@ -607,8 +655,11 @@ int BPF_PROG(open_file, struct file *file)
 		see((u64)BPF_CORE_READ(file, f_inode));
 	if (!(file->f_mode & FMODE_WRITE))
 		return 0;
-	forget((u64)BPF_CORE_READ(file, f_inode));
-	return now->state == STATE_RESTRICTING ? open_for_writing(file) : 0;
+	refused = now->state == STATE_RESTRICTING ? open_for_writing(file) : 0;
+	/* What is not opened is not written. */
+	if (!refused)
+		forget((u64)BPF_CORE_READ(file, f_inode));
+	return refused;
 }
 
 /* A device number may pass to another superblock; what is known of the one before counts for nothing then. */
@@ -645,9 +696,7 @@ int BPF_PROG(free_superblock, struct super_block *sb)
 
 static __always_inline int change(struct dentry *at)
 {
-	u64 dentry = number(at);
-
-	return is_own_name(dentry) ? guard(GUARD_FILES, HOOK_CHANGE, (void *)dentry, 0) : 0;
+	return is_own_name(number(at)) ? guard(GUARD_OWN_FILES, HOOK_CHANGE) : 0;
 }
 
 static __always_inline int set_attributes(struct dentry *dentry, struct iattr *attributes)
@@ -727,7 +776,7 @@ int BPF_PROG(unmount, struct vfsmount *mount)
 	sb = BPF_CORE_READ(mount, mnt_sb);
 	if (BPF_CORE_READ(sb, s_magic) != BPF_FS_MAGIC || BPF_CORE_READ(sb, s_dev) != known->pins_device)
 		return 0;
-	return guard(GUARD_BPF, HOOK_UNMOUNT, BPF_CORE_READ(mount, mnt_root), (void *)number(mount));
+	return guard(GUARD_OWN_BPF, HOOK_UNMOUNT);
 }
 
 static __always_inline bool is_module(u32 id)
@@ -749,8 +798,7 @@ int BPF_PROG(read_kernel_file, struct file *file, u32 id)
 		return 0;
 	if (is_module(id) && !REASON(judge((u64)content(file))))
 		return 0;
-	return guard(GUARD_KERNEL, HOOK_READ_KERNEL_FILE, BPF_CORE_READ(file, f_path.dentry),
-		     BPF_CORE_READ(file, f_path.mnt));
+	return guard_file(is_module(id) ? GUARD_KERNEL_MODULES : GUARD_KEXEC, HOOK_READ_KERNEL_FILE, file);
 }
 
 HOOK("kernel_load_data", "kernel_load_data")
@@ -758,21 +806,18 @@ int BPF_PROG(load_kernel_data, u32 id)
 {
 	if (!restricting() || (!is_module(id) && !is_kernel(id)))
 		return 0;
-	return guard(GUARD_KERNEL, HOOK_LOAD_KERNEL_DATA, 0, 0);
+	return guard(is_module(id) ? GUARD_KERNEL_MODULES : GUARD_KEXEC, HOOK_LOAD_KERNEL_DATA);
 }
 
 static __always_inline int trace(struct task_struct *target)
 {
 	struct control *known = control();
-	struct file *file;
 	u32 which;
 
 	if (!restricting())
 		return 0;
-	which = known && known->gate && known->gate == BPF_CORE_READ(target, tgid) ? GUARD_GATE : GUARD_TRACE;
-	file = BPF_CORE_READ(target, mm, exe_file);
-	return guard(which, HOOK_TRACE, file ? BPF_CORE_READ(file, f_path.dentry) : 0,
-		     file ? BPF_CORE_READ(file, f_path.mnt) : 0);
+	which = known && known->gate && known->gate == BPF_CORE_READ(target, tgid) ? GUARD_OWN_PROCESSES : GUARD_PTRACE;
+	return guard(which, HOOK_TRACE);
 }
 
 HOOK("ptrace_access_check", "ptrace_access_check")
@@ -796,7 +841,7 @@ int BPF_PROG(signal, struct task_struct *target, void *info, int number)
 	if (!number || !known || !known->gate || BPF_CORE_READ(target, tgid) != known->gate || !restricting() ||
 	    bpf_get_current_pid_tgid() >> 32 == 1)
 		return 0;
-	return guard(GUARD_GATE, HOOK_SIGNAL, 0, 0);
+	return guard(GUARD_OWN_PROCESSES, HOOK_SIGNAL);
 }
 
 /* Programs that change what the kernel does; those of the service manager's sandboxes are not among them. */
@@ -822,13 +867,15 @@ static __always_inline bool is_invasive(u32 type)
 HOOK("bpf", "bpf")
 int BPF_PROG(use_bpf, int command, union bpf_attr *attributes)
 {
+	u32 which = command == BPF_PROG_LOAD ? GUARD_BPF : GUARD_OWN_BPF;
+
 	if (command != BPF_PROG_LOAD && command != BPF_LINK_UPDATE && command != BPF_LINK_DETACH)
 		return 0;
 	if (!restricting() || bpf_get_current_pid_tgid() >> 32 == 1)
 		return 0;
 	if (command == BPF_PROG_LOAD && !is_invasive(BPF_CORE_READ(attributes, prog_type)))
 		return 0;
-	return guard(GUARD_BPF, HOOK_BPF, 0, 0);
+	return guard(which, HOOK_BPF);
 }
 
 /* Our maps are known by their names. */
@@ -843,7 +890,7 @@ int BPF_PROG(use_map, struct bpf_map *map, u32 access)
 	if (name[0] != 'c' || name[1] != 'o' || name[2] != 'r' || name[3] != 'd' || name[4] != 'o' ||
 	    name[5] != 'n' || name[6] != '_')
 		return 0;
-	return guard(GUARD_BPF, HOOK_BPF, 0, 0);
+	return guard(GUARD_OWN_BPF, HOOK_BPF);
 }
 
 /* A dead gate's process id may pass to another process. */

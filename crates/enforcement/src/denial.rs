@@ -70,7 +70,7 @@ pub(crate) struct RawDenial {
 pub(crate) struct Process {
     parent: i32,
     user: Option<u32>,
-    program: Vec<u8>,
+    pub(crate) program: Vec<u8>,
 }
 
 /// The user of a process; none when it is gone. It waits for nothing.

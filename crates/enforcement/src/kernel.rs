@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use domain::digest::Sha256Digest;
+use domain::policy_settings::{AnonymousCode, Guard, GuardMode, PolicySettings};
 use domain::restriction::Tier;
 use libbpf_rs::{MapCore as _, MapFlags};
 
@@ -37,109 +38,32 @@ const LABELS_MIN: usize = 65_536;
 /// And at most: 160 bytes each.
 const LABELS_MAX: usize = 4_000_000;
 
-/// How a guard is set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum GuardMode {
-    /// What it is about is let through.
-    Off,
-    /// It is let through and reported.
-    Audit,
-    /// It is refused and reported.
-    #[default]
-    Enforce,
+/// The number of the guard against code in memory, after those of [`Guard`] (`enum guard` of `bpf/cordon.h`).
+const ANONYMOUS_CODE: usize = Guard::ALL.len();
+
+/// How each guard is set, by its number.
+fn guard_bytes(settings: &PolicySettings) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let anonymous_code = match settings.anonymous_code {
+        AnonymousCode::Audit => GuardMode::Audit,
+        AnonymousCode::Deny => GuardMode::Enforce,
+    };
+    let modes = Guard::ALL.map(|guard| settings.guards.mode(guard)).into_iter().chain([anonymous_code]);
+    for (byte, mode) in bytes.iter_mut().zip(modes) {
+        *byte = match mode {
+            GuardMode::Off => 0,
+            GuardMode::Audit => 1,
+            GuardMode::Enforce => 2,
+        };
+    }
+    bytes
 }
 
-/// What is guarded on a restricted machine besides executions. Nothing of it is refused to the gate itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guard {
-    /// Writing to a disk below a mounted filesystem.
-    Disks,
-    /// Writing to the memory of processes and of the machine: `/proc/PID/mem`, `/dev/mem`.
-    Memory,
-    /// Registering formats of programs (`binfmt_misc`).
-    Binfmt,
-    /// Changing the gate's own files.
-    Files,
-    /// Loading kernel modules that have no label, and other kernels (`kexec`).
-    Kernel,
-    /// Tracing other processes (`ptrace`).
-    Trace,
-    /// Signalling and tracing the gate.
-    Gate,
-    /// Loading BPF programs that change what the kernel does, and changing the gate's.
-    Bpf,
-    /// Code that no file holds, in programs that do not compile while they run.
-    AnonymousCode,
-}
-
-impl Guard {
-    /// All, in the order of their numbers (`enum guard` of `bpf/cordon.h`).
-    pub const ALL: [Self; 9] = [
-        Self::Disks,
-        Self::Memory,
-        Self::Binfmt,
-        Self::Files,
-        Self::Kernel,
-        Self::Trace,
-        Self::Gate,
-        Self::Bpf,
-        Self::AnonymousCode,
-    ];
-
-    /// Its name in settings and reports. Never rename.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Disks => "disks",
-            Self::Memory => "memory",
-            Self::Binfmt => "binfmt",
-            Self::Files => "files",
-            Self::Kernel => "kernel",
-            Self::Trace => "trace",
-            Self::Gate => "gate",
-            Self::Bpf => "bpf",
-            Self::AnonymousCode => "anonymous-code",
-        }
-    }
-
-    fn of(number: u32) -> Option<Self> {
-        Self::ALL.get(usize::try_from(number).ok()?).copied()
-    }
-}
-
-/// How the guards are set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Guards([GuardMode; 9]);
-
-impl Default for Guards {
-    /// All enforce, but code that no file holds is only reported: many programs compile while they run.
-    fn default() -> Self {
-        Self([GuardMode::Enforce; 9]).with(Guard::AnonymousCode, GuardMode::Audit)
-    }
-}
-
-impl Guards {
-    /// The same with one of them set to `mode`.
-    #[must_use]
-    pub fn with(mut self, guard: Guard, mode: GuardMode) -> Self {
-        for (known, place) in Guard::ALL.into_iter().zip(&mut self.0) {
-            if known == guard {
-                *place = mode;
-            }
-        }
-        self
-    }
-
-    fn to_bytes(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        for (byte, mode) in bytes.iter_mut().zip(self.0) {
-            *byte = match mode {
-                GuardMode::Off => 0,
-                GuardMode::Audit => 1,
-                GuardMode::Enforce => 2,
-            };
-        }
-        bytes
-    }
+/// What an event names a guard.
+fn guard_name(number: u32) -> String {
+    let number = usize::try_from(number).unwrap_or(usize::MAX);
+    let unnamed = if number == ANONYMOUS_CODE { "anonymous_code" } else { "unknown" };
+    Guard::ALL.get(number).map_or(unnamed, |guard| guard.name()).to_owned()
 }
 
 /// How the backend behaves.
@@ -147,8 +71,6 @@ impl Guards {
 pub struct KernelSettings {
     /// A folder on a BPF filesystem for what must outlive this process; none: everything ends with it.
     pub pins: Option<PathBuf>,
-    /// How the guards are set.
-    pub guards: Guards,
     /// The gate's own files and folders, the state's folder first. A restriction that another state began is not taken
     /// over.
     pub own: Vec<PathBuf>,
@@ -255,7 +177,7 @@ impl Kernel {
             control.pins_device = programs::device_of(pins).map_err(|error| Error::new("the pins", error))?;
         }
         if mode.state == State::Watching {
-            control.guards = settings.guards.to_bytes();
+            control.guards = guard_bytes(&PolicySettings::default());
         }
         write(&maps.control, &control.to_bytes())?;
         if mode.state == State::Watching {
@@ -421,9 +343,9 @@ impl Enforcer for Kernel {
         *self.shared.in_force() = None;
     }
 
-    fn guard(&mut self, guards: Guards) {
+    fn configure(&mut self, settings: &PolicySettings) {
         let maps = &self.shared.maps;
-        let control = Control { guards: guards.to_bytes(), ..control_of(maps) };
+        let control = Control { guards: guard_bytes(settings), ..control_of(maps) };
         // As in releasing.
         drop(write(&maps.control, &control.to_bytes()));
     }
@@ -511,8 +433,20 @@ mod tests {
 
     #[test]
     fn guards_stand_at_their_numbers() {
-        let guards = Guards::default().with(Guard::Trace, GuardMode::Off);
-        assert_eq!(guards.to_bytes(), [2, 2, 2, 2, 2, 0, 2, 2, 1, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!((Guard::of(5), Guard::of(9)), (Some(Guard::Trace), None));
+        let mut settings = PolicySettings::default();
+        settings.guards.set(Guard::Ptrace, GuardMode::Off);
+        assert_eq!(guard_bytes(&settings), [1, 2, 2, 0, 2, 2, 2, 1, 2, 2, 2, 1, 0, 0, 0, 0]);
+        settings.anonymous_code = AnonymousCode::Deny;
+        assert_eq!(guard_bytes(&settings)[ANONYMOUS_CODE], 2);
+        let names = [3, 10, 11, 12].map(guard_name);
+        assert_eq!(names, ["ptrace", "own_bpf", "anonymous_code", "unknown"]);
+        // The C side's order.
+        let header = include_str!("../bpf/cordon.h");
+        let (_, guards) = header.split_once("enum guard {").unwrap();
+        let names =
+            guards.split_once("GUARDS,").unwrap().0.split(',').map(str::trim).filter(|name| !name.is_empty());
+        for (number, name) in (0_u32..).zip(names) {
+            assert_eq!(format!("GUARD_{}", guard_name(number).to_uppercase()), name);
+        }
     }
 }

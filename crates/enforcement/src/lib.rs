@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use domain::decision::Decision;
 use domain::digest::Sha256Digest;
+use domain::policy_settings::PolicySettings;
 use domain::program_class::ProgramClasses;
 use domain::restriction::Tier;
 
@@ -41,7 +42,7 @@ pub use denial::Denial;
 pub use examine::{Examined, Examiner, KnownDigests, foreign_devices};
 pub use fanotify::{Fanotify, MarkScope, Settings, support};
 pub use keep::{Keepers, inherited_group};
-pub use kernel::{Guard, GuardMode, Guards, Kernel, KernelSettings, kernel_obstacle};
+pub use kernel::{Kernel, KernelSettings, kernel_obstacle};
 pub use label::{fs_verity, hash};
 
 /// What was read of a file that is about to run.
@@ -90,8 +91,9 @@ pub trait Enforcer: Send {
     /// to learn.
     fn prepare(&mut self, _judge: Arc<dyn Judge>) {}
 
-    /// Sets what else is guarded while restricted. Mechanisms that are asked about executions only guard nothing else.
-    fn guard(&mut self, _guards: Guards) {}
+    /// Sets what else a policy asks for, for the restriction that comes or is in force. A mechanism does what it can:
+    /// one that is asked about executions only guards nothing else.
+    fn configure(&mut self, _settings: &PolicySettings) {}
 
     /// Makes room for what is known of this many files, while nothing is restricted. Mechanisms that know nothing ahead
     /// need none.

@@ -10,10 +10,11 @@ use anyhow::{Context as _, Result};
 use domain::allow_policy::Profile;
 use domain::decision::{DecisionCause, Verdict};
 use domain::digest::Sha256Digest;
+use domain::policy_settings::PolicySettings;
 use domain::restriction::{Desired, Fence, Probe};
 use domain::time::Timestamp;
 use enforcement::canary::Canaries;
-use enforcement::{Denial, Enforcer, Guards, KnownDigests};
+use enforcement::{Denial, Enforcer, KnownDigests};
 use gate_protocol::{Explanation, Reply, Status};
 use orders::{Order, Outcome, Receipt, SigningKey, TrustedKeys, VerifiedOrder, VerifiedPolicy, VerifyError};
 use policy::CompiledPolicy;
@@ -67,6 +68,7 @@ struct PredefinedSet {
     /// Digest of the signed policy; none for the set that applies when the gate fails closed.
     digest: Option<Sha256Digest>,
     policy: CompiledPolicy,
+    settings: PolicySettings,
     survival: BTreeSet<Sha256Digest>,
 }
 
@@ -164,7 +166,12 @@ impl Gate {
             log!("failed closed: {}", failed.reason);
             if self.set.is_none() {
                 let survival = self.kept_survival();
-                self.set = Some(PredefinedSet { digest: None, policy: CompiledPolicy::os_only(), survival });
+                self.set = Some(PredefinedSet {
+                    digest: None,
+                    policy: CompiledPolicy::os_only(),
+                    settings: PolicySettings::default(),
+                    survival,
+                });
             }
         }
         self.failed_closed = failed;
@@ -234,6 +241,7 @@ impl Gate {
             self.set = Some(PredefinedSet {
                 digest: Some(policy.digest()),
                 policy: CompiledPolicy::compile(policy.policy())?,
+                settings: policy.policy().settings.clone(),
                 survival: self.kept_survival(),
             });
         }
@@ -359,7 +367,12 @@ impl Gate {
             accepted.survival = survival.iter().map(ToString::to_string).collect();
             match CompiledPolicy::compile(policy.policy()) {
                 Ok(compiled) => {
-                    set = Some(PredefinedSet { digest: Some(policy.digest()), policy: compiled, survival });
+                    set = Some(PredefinedSet {
+                        digest: Some(policy.digest()),
+                        policy: compiled,
+                        settings: policy.policy().settings.clone(),
+                        survival,
+                    });
                 }
                 Err(error) => {
                     return reply(self.receipt(order, Outcome::Rejected(error.to_string()), None));
@@ -481,7 +494,7 @@ impl Gate {
     fn restrict(&mut self) -> Result<()> {
         let set = self.set.as_ref().context("no policy")?;
         let judge = self.judge(set.digest, set.policy.clone(), set.survival.clone());
-        self.enforcer.guard(Guards::default());
+        self.enforcer.configure(&set.settings);
         Ok(self.enforcer.restrict(Arc::new(judge))?)
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use domain::restriction::Tier;
-use enforcement::{Enforcer, Error, Fanotify, Guards, Keepers, Kernel, KernelSettings};
+use enforcement::{Enforcer, Error, Fanotify, Keepers, Kernel, KernelSettings};
 
 use crate::config::{Config, Scope, TierChoice};
 
@@ -118,7 +118,6 @@ fn settings(config: &Config, gate_program: PathBuf, baseline_files: usize) -> Ke
     let state = &config.state_dir;
     KernelSettings {
         pins: Some(config.pins.clone()),
-        guards: Guards::default(),
         // Below the state's folder each folder is its own.
         own: vec![state.clone(), state.join("policies"), state.join("canaries"), gate_program.clone()],
         gate_program,

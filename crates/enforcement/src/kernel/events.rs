@@ -12,8 +12,8 @@ use domain::time::Timestamp;
 use libbpf_rs::RingBufferBuilder;
 
 use super::abi::{Event, Hook, Reason};
-use super::{Guard, Shared};
-use crate::denial::Denial;
+use super::{Shared, guard_name};
+use crate::denial::{Denial, Process};
 
 /// How long a look at the events may take until it is seen that the end has come.
 const LOOK: Duration = Duration::from_millis(100);
@@ -89,9 +89,7 @@ fn take(event: Event, shared: &Shared) {
         let cause = match event.reason {
             Reason::Anonymous | Reason::Stack => DecisionCause::AnonymousCode,
             Reason::BeingWritten => DecisionCause::BeingWritten,
-            Reason::Guard(number) => {
-                DecisionCause::Guard(Guard::of(number).map_or("unknown", Guard::name).to_owned())
-            }
+            Reason::Guard(number) => DecisionCause::Guard(guard_name(number)),
             Reason::Unlisted | Reason::Changed | Reason::Stale => DecisionCause::Unlisted,
         };
         return shared.denials.add(denial(&event, cause, None));
@@ -122,6 +120,8 @@ pub(super) fn read(shared: &Shared) {
 fn denial(event: &Event, cause: DecisionCause, digest: Option<domain::digest::Sha256Digest>) -> Denial {
     let since = crate::sys::monotonic().saturating_sub(Duration::from_nanos(event.at));
     let at = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
+    // Paths are told of executions only. Who tries something else is mostly still there.
+    let process = event.program.is_empty().then(|| Process::of(event.pid)).flatten();
     Denial {
         at: Timestamp::from(at),
         path: event.path.clone(),
@@ -131,7 +131,7 @@ fn denial(event: &Event, cause: DecisionCause, digest: Option<domain::digest::Sh
         pid: event.pid,
         ppid: event.parent,
         uid: Some(event.user),
-        parent_program: event.program.clone(),
+        parent_program: process.map_or_else(|| event.program.clone(), |process| process.program),
         count: 1,
     }
 }

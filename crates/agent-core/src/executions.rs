@@ -143,6 +143,8 @@ fn is_alike(a: &ExecutionEvent, b: &ExecutionEvent) -> bool {
         && a.sha256 == b.sha256
         && a.parent_program == b.parent_program
         && (a.uid, &a.cause, &a.rule) == (b.uid, &b.cause, &b.rule)
+        && (&a.hook, a.audited, &a.script) == (&b.hook, b.audited, &b.script)
+        && (&a.cgroup, &a.policy, a.policy_revision) == (&b.cgroup, &b.policy, b.policy_revision)
 }
 
 fn texts_of(event: &ExecutionEvent) -> usize {
@@ -152,6 +154,11 @@ fn texts_of(event: &ExecutionEvent) -> usize {
         + event.cause.len()
         + optional(&event.sha256)
         + optional(&event.rule)
+        + event.hook.len()
+        + [&event.cgroup, &event.container, &event.interpreter, &event.script, &event.policy]
+            .into_iter()
+            .map(optional)
+            .sum::<usize>()
 }
 
 fn bytes_of(event: &ExecutionEvent) -> usize {
@@ -160,12 +167,14 @@ fn bytes_of(event: &ExecutionEvent) -> usize {
 
 /// At most this much JSON: the gate's texts hold no control characters, so that none doubles more than once.
 fn frame_bytes_of(event: &ExecutionEvent) -> usize {
-    512 + 2 * texts_of(event)
+    768 + 2 * texts_of(event)
 }
 
 fn event_of(denial: Denial) -> ExecutionEvent {
+    let path = |text: String| cut(text, PATH_BYTES_MAX);
     ExecutionEvent {
         at: denial.at,
+        hook: cut(denial.hook, TEXT_BYTES_MAX),
         path: cut(denial.path, PATH_BYTES_MAX),
         sha256: denial.sha256.map(|text| cut(text, TEXT_BYTES_MAX)),
         cause: cut(denial.cause, TEXT_BYTES_MAX),
@@ -174,6 +183,13 @@ fn event_of(denial: Denial) -> ExecutionEvent {
         ppid: denial.ppid,
         uid: denial.uid,
         parent_program: cut(denial.parent_program, PATH_BYTES_MAX),
+        cgroup: denial.cgroup.map(path),
+        container: denial.container.map(|text| cut(text, TEXT_BYTES_MAX)),
+        interpreter: denial.interpreter.map(path),
+        script: denial.script.map(path),
+        policy: denial.policy.map(|text| cut(text, TEXT_BYTES_MAX)),
+        policy_revision: denial.policy_revision,
+        audited: denial.audited,
         count: denial.count.max(1),
     }
 }
@@ -195,6 +211,7 @@ mod tests {
             uid: Some(0),
             parent_program: "/bin/sh".to_owned(),
             count,
+            ..Denial::default()
         }
     }
 
@@ -280,6 +297,13 @@ mod tests {
                     cause: long('y'),
                     rule: Some(long('ü')),
                     parent_program: long('\\'),
+                    hook: long('h'),
+                    cgroup: Some(long('"')),
+                    container: Some(long('c')),
+                    interpreter: Some(long('\\')),
+                    script: Some(long('"')),
+                    policy: Some(long('p')),
+                    policy_revision: Some(u64::MAX),
                     ..denial(&long('"'), 0)
                 }],
                 0,

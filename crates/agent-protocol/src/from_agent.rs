@@ -109,11 +109,15 @@ pub struct Heartbeat {
     pub restriction: RestrictionReport,
 }
 
-/// One refused execution, or several alike within a second.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One refused execution, or several alike within a second. Agents of version 2 leave out the hook, which is
+/// `execute`, and what is optional.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ExecutionEvent {
     /// When, in ticks of 100 ns since 1970, by the machine's clock.
     pub at: i64,
+    /// Which of the kernel's questions it was, see `domain::execution_event::Hook::name`.
+    #[serde(default = "execute")]
+    pub hook: String,
     /// The file's path, escaped.
     pub path: String,
     /// SHA-256 of its content, when known.
@@ -130,8 +134,33 @@ pub struct ExecutionEvent {
     pub uid: Option<u32>,
     /// The program that it ran, escaped.
     pub parent_program: String,
+    /// Its control group, escaped, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// The id of the container that it ran in, when it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The interpreter, escaped, when the execution was about a script.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpreter: Option<String>,
+    /// The script, escaped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
+    /// Name of the policy that decided, when one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// Its revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_revision: Option<u64>,
+    /// Whether it was only noted, and ran.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub audited: bool,
     /// How many alike this stands for.
     pub count: u64,
+}
+
+fn execute() -> String {
+    "execute".to_owned()
 }
 
 /// How far the inventory is, or what it found.
@@ -207,6 +236,14 @@ impl Limited for ExecutionEvent {
     fn check(&self) -> Result<(), FrameError> {
         at_most("path", self.path.len(), PATH_BYTES_MAX)?;
         at_most("parent_program", self.parent_program.len(), PATH_BYTES_MAX)?;
+        for (field, text) in
+            [("cgroup", &self.cgroup), ("interpreter", &self.interpreter), ("script", &self.script)]
+        {
+            at_most(field, text.as_deref().unwrap_or("").len(), PATH_BYTES_MAX)?;
+        }
+        at_most("hook", self.hook.len(), NAME_BYTES_MAX)?;
+        at_most("policy", self.policy.as_deref().unwrap_or("").len(), NAME_BYTES_MAX)?;
+        at_most("container", self.container.as_deref().unwrap_or("").len(), HEX_BYTES_MAX)?;
         at_most("sha256", self.sha256.as_deref().unwrap_or("").len(), HEX_BYTES_MAX)?;
         at_most("cause", self.cause.len(), NAME_BYTES_MAX)?;
         at_most("rule", self.rule.as_deref().unwrap_or("").len(), NAME_BYTES_MAX)

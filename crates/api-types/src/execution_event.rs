@@ -21,6 +21,10 @@ pub struct ExecutionEvent {
     pub computer_dns_name: String,
     /// When it happened, by the machine's clock.
     pub event_date_time_utc: DateTimeUtc,
+    /// Which of the kernel's questions was answered: `execute`, `open`, `map` (a file as code) or `protect` (a mapping
+    /// becomes code).
+    #[schema(examples("execute"))]
+    pub hook: String,
     /// The file's path, escaped.
     #[schema(examples("/home/ann/tool"))]
     pub path: String,
@@ -44,6 +48,24 @@ pub struct ExecutionEvent {
     /// The program that it ran, escaped.
     #[schema(examples("/usr/bin/bash"))]
     pub parent_program: String,
+    /// The control group of the process, escaped, when known.
+    #[schema(examples("/user.slice/user-1000.slice/session-3.scope"))]
+    pub cgroup: Option<String>,
+    /// The id of the container that the process ran in, when it did.
+    pub container_id: Option<String>,
+    /// The interpreter, escaped, when the execution was about a script.
+    #[schema(examples("/bin/bash"))]
+    pub interpreter: Option<String>,
+    /// The script, escaped.
+    pub script: Option<String>,
+    /// Name of the allow policy that decided, when one did.
+    #[schema(examples("default"))]
+    pub policy: Option<String>,
+    /// Its revision.
+    #[schema(examples(3))]
+    pub policy_revision: Option<u64>,
+    /// Whether it was only noted, and ran.
+    pub audited: bool,
     /// How many alike this stands for.
     #[schema(examples(1))]
     pub count: u64,
@@ -62,6 +84,7 @@ impl ExecutionEvent {
             machine_id: machine.to_string(),
             computer_dns_name,
             event_date_time_utc: event.at.into(),
+            hook: event.hook,
             path: event.path,
             sha256: event.sha256,
             cause: event.cause,
@@ -70,6 +93,13 @@ impl ExecutionEvent {
             parent_process_id: event.ppid,
             user_id: event.uid,
             parent_program: event.parent_program,
+            cgroup: event.cgroup,
+            container_id: event.container,
+            interpreter: event.interpreter,
+            script: event.script,
+            policy: event.policy,
+            policy_revision: event.policy_revision,
+            audited: event.audited,
             count: event.count,
         }
     }

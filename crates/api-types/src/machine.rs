@@ -117,6 +117,9 @@ pub struct ExecutionRestriction {
     pub backend: Option<String>,
     /// When the restriction ends by itself.
     pub ends_at: Option<DateTimeUtc>,
+    /// How many refused executions were lost on the machine, for want of room, before they were reported.
+    #[schema(examples(0))]
+    pub events_dropped: u64,
 }
 
 /// Gives a machine a tag, or takes it. Key names are case sensitive.
@@ -233,6 +236,7 @@ impl From<Restriction> for ExecutionRestriction {
             drift,
             backend: restriction.tier.map(|tier| tier.name().to_owned()),
             ends_at: restriction.ends_at.map(DateTimeUtc::from),
+            events_dropped: restriction.events_dropped,
         }
     }
 }

@@ -35,7 +35,7 @@ impl ControlPlane {
             .await
     }
 
-    /// Keeps what a machine reports.
+    /// Keeps what a machine reports, and how much more it has lost.
     ///
     /// # Errors
     /// From the store.
@@ -43,7 +43,8 @@ impl ControlPlane {
         &self,
         machine: MachineId,
         events: Vec<ExecutionEvent>,
+        dropped: u64,
     ) -> Result<()> {
-        self.0.store.write(move |tx| Ok(execution_event_create(tx, machine, &events)?)).await
+        self.0.store.write(move |tx| Ok(execution_event_create(tx, machine, &events, dropped)?)).await
     }
 }

@@ -209,6 +209,8 @@ pub struct Restriction {
     pub tier: Option<Tier>,
     /// When the reported state last changed.
     pub since: Option<crate::time::Timestamp>,
+    /// How many refused executions were lost on the machine before they were reported, since it enrolled first.
+    pub events_dropped: u64,
 }
 
 impl Restriction {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use domain::decision::DecisionCause;
 use domain::digest::Sha256Digest;
+use domain::execution_event::Hook;
 use domain::time::Timestamp;
 
 use crate::fanotify::Shared;
@@ -26,14 +27,14 @@ const COALESCED_LOOK_BACK: usize = 16;
 pub struct Denial {
     /// When the first of them was refused.
     pub at: Timestamp,
+    /// Which of the kernel's questions it was.
+    pub hook: Hook,
     /// Where the file lay, as bytes.
     pub path: Vec<u8>,
     /// Its content, when it was read.
     pub digest: Option<Sha256Digest>,
     /// Why.
     pub cause: DecisionCause,
-    /// Whether it was refused; what a guard only watches is not.
-    pub refused: bool,
     /// The process that tried.
     pub pid: i32,
     /// Its parent; 0 when the process was gone before it was looked at, which happens when the refusal was known.
@@ -42,18 +43,16 @@ pub struct Denial {
     pub uid: Option<u32>,
     /// The program that it ran, as bytes; empty when the process was gone.
     pub parent_program: Vec<u8>,
+    /// Its control group in the unified hierarchy, as bytes; empty when the process was gone.
+    pub cgroup: Vec<u8>,
+    /// The interpreter, when the file is a script or was to run one.
+    pub interpreter: Option<Vec<u8>>,
+    /// The script: the file itself, or what the interpreter was to run.
+    pub script: Option<Vec<u8>>,
+    /// Whether it was only noted and went on: what a guard only watches, say.
+    pub audited: bool,
     /// How many alike.
     pub count: u64,
-}
-
-impl std::fmt::Display for Denial {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (path, program) = (self.path.escape_ascii(), self.parent_program.escape_ascii());
-        let guard = if let DecisionCause::Guard(name) = &self.cause { name } else { "" };
-        let cause = self.cause.code();
-        let (pid, count) = (self.pid, self.count);
-        write!(formatter, "{cause} {guard}: \"{path}\" by {program} (process {pid}, {count} times)")
-    }
 }
 
 /// What the responder hands over.
@@ -71,6 +70,7 @@ pub(crate) struct Process {
     parent: i32,
     user: Option<u32>,
     pub(crate) program: Vec<u8>,
+    pub(crate) cgroup: Vec<u8>,
 }
 
 /// The user of a process; none when it is gone. It waits for nothing.
@@ -93,8 +93,33 @@ impl Process {
             parent: field(&status, "PPid:").unwrap_or(0),
             user: field(&status, "Uid:"),
             program: program.into_os_string().into_vec(),
+            cgroup: cgroup_of(pid),
         })
     }
+}
+
+/// The control group of a process; empty when it is gone. Of the older hierarchies, the one of systemd counts.
+fn cgroup_of(pid: i32) -> Vec<u8> {
+    let text = std::fs::read(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let lines = || text.split(|byte| *byte == b'\n');
+    let unified = lines().find_map(|line| line.strip_prefix(b"0::"));
+    let named = || {
+        lines().find_map(|line| {
+            let mut fields = line.splitn(3, |byte| *byte == b':');
+            (fields.nth(1)? == b"name=systemd").then(|| fields.next())?
+        })
+    };
+    unified.filter(|path| *path != b"/").or_else(named).or(unified).unwrap_or_default().to_vec()
+}
+
+/// The interpreter in a script's first line (`execve(2)`); none when it is no script, or cannot be read.
+fn interpreter_of(script: &OwnedFd) -> Option<Vec<u8>> {
+    // The kernel looks at no more.
+    let mut head = [0; 256];
+    let length = nix::sys::uio::pread(script, &mut head, 0).ok()?;
+    let line = head.get(..length)?.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let name = line.trim_ascii_start().split(|byte| matches!(byte, b' ' | b'\t' | 0)).next()?;
+    (!name.is_empty()).then(|| name.to_vec())
 }
 
 /// The denials that nobody has taken.
@@ -124,7 +149,8 @@ impl DenialLog {
         let alike = waiting.iter_mut().rev().take(COALESCED_LOOK_BACK).find(|(at, other)| {
             at.elapsed() < COALESCED_WITHIN
                 && other.path == denial.path
-                && (&other.cause, other.refused) == (&denial.cause, denial.refused)
+                && (other.cause == denial.cause && other.hook == denial.hook)
+                && (other.audited == denial.audited && other.script == denial.script)
                 && other.digest == denial.digest
                 // Who is gone counts as anyone.
                 && (denial.uid.is_none() || other.uid == denial.uid)
@@ -152,15 +178,23 @@ pub(crate) fn run(shared: &Shared) {
 
 pub(crate) fn describe(raw: &RawDenial) -> Denial {
     let process = raw.process.clone().or_else(|| Process::of(raw.pid));
+    let path = path_of(&raw.file);
+    // Who serves such a file may never answer.
+    let is_readable = raw.label.decision.cause != DecisionCause::Unverifiable;
+    let interpreter = is_readable.then(|| interpreter_of(&raw.file)).flatten();
     Denial {
         at: Timestamp::from(SystemTime::now()),
-        path: path_of(&raw.file),
+        hook: Hook::Execute,
+        script: interpreter.is_some().then(|| path.clone()),
+        interpreter,
+        audited: false,
+        path,
         digest: raw.label.digest,
         cause: raw.label.decision.cause.clone(),
-        refused: true,
         pid: raw.pid,
         ppid: process.as_ref().map_or(0, |process| process.parent),
         uid: process.as_ref().and_then(|process| process.user),
+        cgroup: process.as_ref().map(|process| process.cgroup.clone()).unwrap_or_default(),
         parent_program: process.map(|process| process.program).unwrap_or_default(),
         count: 1,
     }

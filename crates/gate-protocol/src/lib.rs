@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 pub const FRAME_BYTES_MAX: usize = 6 * 1024 * 1024;
 /// The longest piece of a baseline in one frame, in bytes before base64.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
-/// The most denials in one reply.
-pub const DENIALS_MAX: usize = 256;
+/// The most denials in one reply, which fit into a frame whatever their paths are.
+pub const DENIALS_MAX: usize = 128;
 
 /// The most files in one impact preview.
 pub const PREVIEW_FILES_MAX: usize = 1000;
@@ -176,6 +176,9 @@ pub struct Status {
     pub asked: u64,
     /// Of these, refused.
     pub denied: u64,
+    /// Denials whose report was lost since the gate started.
+    #[serde(default)]
+    pub denials_dropped: u64,
 }
 
 /// What the gate would say about a file.
@@ -241,12 +244,15 @@ pub struct RefusedFile {
     pub pids: Vec<i32>,
 }
 
-/// One refused execution, or several alike within a second.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// One refused execution, or several alike within a second. What a gate from before it was told leaves out has its
+/// default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Denial {
     /// When, in ticks of 100 ns since 1970.
     pub at: i64,
+    /// Which of the kernel's questions it was, see `domain::execution_event::Hook::name`.
+    pub hook: String,
     /// The file's path; bytes that are not UTF-8 and control characters are escaped.
     pub path: String,
     /// SHA-256 of its content, when known.
@@ -263,6 +269,20 @@ pub struct Denial {
     pub uid: Option<u32>,
     /// The program that it runs, escaped like `path`.
     pub parent_program: String,
+    /// Its control group, escaped like `path`, when known.
+    pub cgroup: Option<String>,
+    /// The id of the container that it runs in, when it does.
+    pub container: Option<String>,
+    /// The interpreter, escaped like `path`, when the execution was about a script.
+    pub interpreter: Option<String>,
+    /// The script, escaped like `path`.
+    pub script: Option<String>,
+    /// Name of the policy that decided.
+    pub policy: Option<String>,
+    /// Its revision.
+    pub policy_revision: Option<u64>,
+    /// Whether it was only noted, and ran.
+    pub audited: bool,
     /// How many alike this stands for; at least 1.
     pub count: u64,
 }

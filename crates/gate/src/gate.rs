@@ -31,6 +31,9 @@ use crate::tier::Chosen;
 /// How long until it is tried again when the end of a restriction cannot be made durable.
 const END_RETRY: Duration = Duration::from_secs(5);
 
+/// The most denials of a policy before that wait to be taken: what an enforcer holds of them itself.
+const DENIED_BEFORE_MAX: usize = 1024;
+
 /// The gate, behind one lock. The thread that answers the kernel never takes it.
 pub struct Gate {
     state: State,
@@ -54,8 +57,20 @@ pub struct Gate {
     alarm: Arc<Alarm>,
     /// What else of the state is damaged.
     damage: Vec<String>,
+    /// Denials that were made by the policy before.
+    denied_before: Vec<Denied>,
+    /// The policy that denials are made by from here on.
+    denying: Option<PolicyRevision>,
     denials_lost: u64,
 }
+
+/// The name and the revision of a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyRevision(pub String, pub u64);
+
+/// A denial, and by which policy; by none when the gate failed closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied(pub Denial, pub Option<PolicyRevision>);
 
 /// What an order that may be obeyed needs.
 struct Admitted {
@@ -67,6 +82,7 @@ struct Admitted {
 struct PredefinedSet {
     /// Digest of the signed policy; none for the set that applies when the gate fails closed.
     digest: Option<Sha256Digest>,
+    revision: Option<PolicyRevision>,
     policy: CompiledPolicy,
     settings: PolicySettings,
     survival: BTreeSet<Sha256Digest>,
@@ -129,6 +145,8 @@ impl Gate {
             ending: None,
             alarm: Arc::new(Alarm::new().context("no timer for the end of a restriction")?),
             damage,
+            denied_before: Vec::new(),
+            denying: None,
             denials_lost: 0,
             state,
         };
@@ -168,6 +186,7 @@ impl Gate {
                 let survival = self.kept_survival();
                 self.set = Some(PredefinedSet {
                     digest: None,
+                    revision: None,
                     policy: CompiledPolicy::os_only(),
                     settings: PolicySettings::default(),
                     survival,
@@ -240,6 +259,7 @@ impl Gate {
             anyhow::ensure!(Some(policy.digest()) == order.policy, "the policy is not that of the order");
             self.set = Some(PredefinedSet {
                 digest: Some(policy.digest()),
+                revision: Some(PolicyRevision::of(&policy)),
                 policy: CompiledPolicy::compile(policy.policy())?,
                 settings: policy.policy().settings.clone(),
                 survival: self.kept_survival(),
@@ -369,6 +389,7 @@ impl Gate {
                 Ok(compiled) => {
                     set = Some(PredefinedSet {
                         digest: Some(policy.digest()),
+                        revision: Some(PolicyRevision::of(&policy)),
                         policy: compiled,
                         settings: policy.policy().settings.clone(),
                         survival,
@@ -494,7 +515,15 @@ impl Gate {
     fn restrict(&mut self) -> Result<()> {
         let set = self.set.as_ref().context("no policy")?;
         let judge = self.judge(set.digest, set.policy.clone(), set.survival.clone());
-        self.enforcer.configure(&set.settings);
+        let settings = set.settings.clone();
+        let revision = set.revision.clone();
+        if revision != self.denying {
+            // What was refused until now, the policy before refused.
+            let (denied, _) = self.take_denials_of(DENIED_BEFORE_MAX);
+            self.denied_before = denied;
+            self.denying = revision;
+        }
+        self.enforcer.configure(&settings);
         Ok(self.enforcer.restrict(Arc::new(judge))?)
     }
 
@@ -675,20 +704,27 @@ impl Gate {
     }
 
     /// Takes the denials that were not yet taken, and how many were lost.
-    pub fn take_denials(&mut self) -> (Vec<Denial>, u64) {
-        let mut denials = self.enforcer.take_denials(gate_protocol::DENIALS_MAX);
+    pub fn take_denials(&mut self) -> (Vec<Denied>, u64) {
+        self.take_denials_of(gate_protocol::DENIALS_MAX)
+    }
+
+    fn take_denials_of(&mut self, max: usize) -> (Vec<Denied>, u64) {
+        let before = self.denied_before.len().min(max);
+        let mut taken: Vec<_> = self.denied_before.drain(..before).collect();
+        let mut denials = self.enforcer.take_denials(max - before);
         // The canaries that must be refused are no news.
         denials.retain(|denial| !self.canaries.is_own(&denial.path));
-        // What a guard only watches was not denied.
-        for seen in denials.extract_if(.., |denial| !denial.refused) {
-            log!("seen, and not refused: {seen}");
-        }
-        (denials, self.enforcer.status().denials_dropped + self.denials_lost)
+        taken.extend(denials.into_iter().map(|denial| Denied(denial, self.denying.clone())));
+        (taken, self.denials_dropped())
     }
 
     /// Denials that were taken and did not arrive.
-    pub fn count_lost(&mut self, denials: &[Denial]) {
-        self.denials_lost += denials.iter().map(|denial| denial.count).sum::<u64>();
+    pub fn count_lost(&mut self, denials: &[Denied]) {
+        self.denials_lost += denials.iter().map(|Denied(denial, _)| denial.count).sum::<u64>();
+    }
+
+    fn denials_dropped(&self) -> u64 {
+        self.enforcer.status().denials_dropped + self.denials_lost
     }
 
     /// The gate's state for people and for the agent.
@@ -738,6 +774,7 @@ impl Gate {
             labels: enforcer.labels,
             asked: enforcer.asked,
             denied: enforcer.denied,
+            denials_dropped: self.denials_dropped(),
         }
     }
 
@@ -863,6 +900,12 @@ pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
         rule,
         sha256: examined.digest.map(|digest| digest.to_string()),
         message,
+    }
+}
+
+impl PolicyRevision {
+    fn of(policy: &VerifiedPolicy) -> Self {
+        Self(policy.policy().name.clone(), policy.policy().revision)
     }
 }
 

@@ -165,7 +165,8 @@ fn print_status(out: &mut impl std::io::Write, status: &Status) -> std::io::Resu
         status.baseline_files,
         status.baseline.clone().unwrap_or_else(none)
     )?;
-    writeln!(out, "executions  {} asked, {} refused, {} labels", status.asked, status.denied, status.labels)
+    writeln!(out, "executions  {} asked, {} refused, {} labels", status.asked, status.denied, status.labels)?;
+    writeln!(out, "denials     {} were lost and not reported", status.denials_dropped)
 }
 
 #[cfg(test)]

@@ -13,15 +13,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::decision::DecisionCause;
 use domain::digest::Sha256Digest;
+use domain::execution_event::container_of;
 use gate_protocol::{
     CHUNK_BYTES_MAX, Denial, FRAME_BYTES_MAX, Reply, Request, read_frame_within, write_frame,
 };
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use sha2::Digest as _;
 
-use crate::gate::{Gate, ReceivedBaseline, explain};
+use crate::gate::{Denied, Gate, PolicyRevision, ReceivedBaseline, explain};
 use crate::preview::{Previews, Subject};
-use crate::text::escaped;
+use crate::text::{escaped, escaped_within};
 
 /// How many connections of each kind of peer there may be at once: enough for its work, too few to exhaust the gate,
 /// even when each holds a frame of the greatest length. Each kind has its own, so that none can shut out another.
@@ -32,6 +33,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(600);
 const FOREIGN_SILENCE_MAX: Duration = Duration::from_secs(5);
 /// The longest frame of a foreign user, in bytes: room for the one question that it may ask.
 const FOREIGN_FRAME_BYTES_MAX: usize = 1024;
+
+/// The longest control group and interpreter in a denial, in bytes with escapes: longer ones are nobody's but an
+/// attacker's.
+const CGROUP_BYTES_MAX: usize = 1024;
 
 /// What a peer may ask, from least to most.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -316,7 +321,7 @@ fn lock(gate: &Mutex<Gate>) -> MutexGuard<'_, Gate> {
     gate.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn wire(denial: &enforcement::Denial) -> Denial {
+fn wire(Denied(denial, policy): &Denied) -> Denial {
     let rule = if let DecisionCause::Rule(id) | DecisionCause::Guard(id) = &denial.cause {
         Some(id.clone())
     } else {
@@ -324,6 +329,7 @@ fn wire(denial: &enforcement::Denial) -> Denial {
     };
     Denial {
         at: denial.at.ticks(),
+        hook: denial.hook.name().to_owned(),
         path: escaped(&denial.path),
         sha256: denial.digest.map(|digest| digest.to_string()),
         cause: denial.cause.code().to_owned(),
@@ -332,6 +338,13 @@ fn wire(denial: &enforcement::Denial) -> Denial {
         ppid: denial.ppid,
         uid: denial.uid,
         parent_program: escaped(&denial.parent_program),
+        cgroup: (!denial.cgroup.is_empty()).then(|| escaped_within(&denial.cgroup, CGROUP_BYTES_MAX)),
+        container: std::str::from_utf8(&denial.cgroup).ok().and_then(container_of).map(str::to_owned),
+        interpreter: denial.interpreter.as_deref().map(|path| escaped_within(path, CGROUP_BYTES_MAX)),
+        script: denial.script.as_deref().map(escaped),
+        policy: policy.as_ref().map(|PolicyRevision(name, _)| name.clone()),
+        policy_revision: policy.as_ref().map(|PolicyRevision(_, revision)| *revision),
+        audited: denial.audited,
         count: denial.count,
     }
 }

@@ -5,9 +5,14 @@ const PATH_BYTES_MAX: usize = 4096;
 
 /// A path as text that no terminal and no log can be tricked with; cut to what is bearable.
 pub fn escaped(path: &[u8]) -> String {
+    escaped_within(path, PATH_BYTES_MAX)
+}
+
+/// [`escaped`], cut to `bytes_max`.
+pub fn escaped_within(path: &[u8], bytes_max: usize) -> String {
     let mut text = String::new();
     let mut add = |piece: &str| {
-        let fits = text.len() + piece.len() <= PATH_BYTES_MAX;
+        let fits = text.len() + piece.len() <= bytes_max;
         if fits {
             text.push_str(piece);
         }

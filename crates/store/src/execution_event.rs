@@ -7,7 +7,7 @@ use domain::time::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Row, params, params_from_iter};
 
-use crate::row::{count, parsed, stored, time};
+use crate::row::{count, count_or_none, parsed, stored, time};
 use crate::sql::Conditions;
 use crate::{StoreError, Tx, access};
 
@@ -44,7 +44,8 @@ pub struct EventFilter {
     pub top: u32,
 }
 
-/// Keeps a batch of events, and drops the oldest beyond [`PER_MACHINE_MAX`].
+/// Keeps a batch of events, and drops the oldest beyond [`PER_MACHINE_MAX`]. Of `dropped` more, the machine only knows
+/// that they were.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -52,11 +53,20 @@ pub fn execution_event_create(
     tx: &Tx<'_>,
     machine: MachineId,
     events: &[ExecutionEvent],
+    dropped: u64,
 ) -> Result<(), StoreError> {
     let machine = machine.to_string();
+    if dropped > 0 {
+        // Saturates, whatever a machine says.
+        tx.0.prepare_cached(
+            "UPDATE machine SET events_dropped = min(events_dropped, 9223372036854775807 - $2) + $2 WHERE id = $1",
+        )?
+        .execute(params![machine, stored(dropped)])?;
+    }
     let mut insert = tx.0.prepare_cached(
-        "INSERT INTO execution_event (machine, at, path, sha256, cause, rule, pid, ppid, uid, parent_program, count) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        "INSERT INTO execution_event (machine, at, path, sha256, cause, rule, pid, ppid, uid, parent_program, count, \
+         hook, cgroup, container, interpreter, script, policy, policy_revision, audited) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
     )?;
     for event in events {
         insert.execute(params![
@@ -70,7 +80,15 @@ pub fn execution_event_create(
             event.ppid,
             event.uid,
             event.parent_program,
-            stored(event.count)
+            stored(event.count),
+            event.hook,
+            event.cgroup,
+            event.container,
+            event.interpreter,
+            event.script,
+            event.policy,
+            event.policy_revision.map(stored),
+            event.audited
         ])?;
     }
     tx.0.prepare_cached(
@@ -159,6 +177,14 @@ fn read(row: &Row<'_>) -> Result<StoredExecutionEvent, StoreError> {
             ppid: row.get("ppid")?,
             uid: row.get("uid")?,
             parent_program: row.get("parent_program")?,
+            hook: row.get("hook")?,
+            cgroup: row.get("cgroup")?,
+            container: row.get("container")?,
+            interpreter: row.get("interpreter")?,
+            script: row.get("script")?,
+            policy: row.get("policy")?,
+            policy_revision: count_or_none(row, "policy_revision")?,
+            audited: row.get("audited")?,
             count: count(row, "count")?,
         },
     })

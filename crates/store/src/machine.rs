@@ -26,7 +26,7 @@ pub use tag::{machine_tag_add, machine_tag_count, machine_tag_remove};
 pub(crate) const COLUMNS: &str = "id, incarnation, computer_dns_name, os_platform, os_version, os_build, \
     os_architecture, agent_version, ip_addresses, last_external_ip, connected_at, tier, tier_missing, first_seen, \
     last_seen, desired_restricted, desired_generation, wanted_generation, policy_name, policy_digest, ends_at, \
-    reported_restricted, reported_generation, reported_since, machine_group, \
+    reported_restricted, reported_generation, reported_since, events_dropped, machine_group, \
     (SELECT name FROM machine_group WHERE machine_group.id = machine.machine_group) AS group_name, \
     (SELECT string_agg(tag, '\n') FROM machine_tag WHERE machine_tag.machine = machine.id) AS tags";
 
@@ -386,6 +386,7 @@ pub(crate) fn read(row: &Row<'_>) -> Result<Machine, StoreError> {
             reported_generation: count(row, "reported_generation")?,
             tier,
             since: time_or_none(row, "reported_since")?,
+            events_dropped: count(row, "events_dropped")?,
         },
     })
 }

@@ -93,14 +93,10 @@ impl Gate {
         self.denials.push(Denial {
             at: self.now.ticks(),
             path,
-            sha256: None,
             cause: "unlisted".to_owned(),
-            rule: None,
-            pid: 1,
-            ppid: 1,
-            uid: None,
-            parent_program: String::new(),
+            hook: "execute".to_owned(),
             count: 1,
+            ..Denial::default()
         });
     }
 
@@ -225,6 +221,7 @@ impl Gate {
             labels: 0,
             asked: 0,
             denied: 0,
+            denials_dropped: 0,
         }
     }
 }

@@ -133,10 +133,13 @@ fn line(event: &ExecutionEvent) -> String {
 }
 
 fn cause(event: &ExecutionEvent) -> String {
-    event.rule.as_ref().map_or_else(|| event.cause.clone(), |rule| format!("{} {rule}", event.cause))
+    let rule = event.rule.as_ref().map(|rule| format!(" {rule}")).unwrap_or_default();
+    let audited = if event.audited { " (audited: it ran)" } else { "" };
+    format!("{}{rule}{audited}", event.cause)
 }
 
 fn parent(event: &ExecutionEvent) -> String {
     let user = event.user_id.map(|user| format!(", user {user}")).unwrap_or_default();
-    format!("{}, process {}{user}", event.parent_program, event.process_id)
+    let container = event.container_id.as_ref().map(|id| format!(", container {id}")).unwrap_or_default();
+    format!("{}, process {}{user}{container}", event.parent_program, event.process_id)
 }

@@ -252,6 +252,7 @@ fn shown(machine: &Machine) -> String {
         ("policy", restriction.policy.clone()),
         ("ends", restriction.ends_at.map(|ends| ends.to_string())),
         ("enforced by", restriction.backend.clone()),
+        ("events lost", (restriction.events_dropped > 0).then(|| restriction.events_dropped.to_string())),
         ("machine group", machine.rbac_group_name.clone()),
         ("health", Some(machine.health_status.clone())),
         ("first seen", Some(machine.first_seen.to_string())),

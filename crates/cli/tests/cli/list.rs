@@ -150,6 +150,14 @@ fn event(id: i64) -> ExecutionEvent {
         parent_process_id: 1,
         user_id: Some(1000),
         parent_program: "/usr/bin/bash".to_owned(),
+        hook: "execute".to_owned(),
+        cgroup: Some("/user.slice".to_owned()),
+        container_id: None,
+        interpreter: None,
+        script: None,
+        policy: Some("default".to_owned()),
+        policy_revision: Some(3),
+        audited: false,
         count: 3,
     }
 }

@@ -433,6 +433,7 @@ pub(crate) fn machine(name: &str) -> Machine {
             drift: true,
             backend: Some("fanotify".to_owned()),
             ends_at: None,
+            events_dropped: 0,
         },
     }
 }

@@ -94,16 +94,11 @@ async fn lists_and_counts_leave_out_what_is_invisible() {
         let event = ExecutionEvent {
             at: Timestamp::default(),
             path: "/tmp/x".to_owned(),
-            sha256: None,
             cause: "unlisted".to_owned(),
-            rule: None,
-            pid: 1,
-            ppid: 1,
-            uid: None,
-            parent_program: String::new(),
             count: 1,
+            ..ExecutionEvent::default()
         };
-        control.execution_events_store(machine.id, vec![event]).await.unwrap();
+        control.execution_events_store(machine.id, vec![event], 0).await.unwrap();
     }
     let everyone = operator();
     for (caller, visible) in callers.iter().zip([1, 1]).chain([(&everyone, 2)]) {

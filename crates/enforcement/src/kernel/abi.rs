@@ -3,6 +3,7 @@
 //! What comes from the kernel's maps may have been written by someone else, so everything is read with care.
 
 use domain::digest::Sha256Digest;
+use domain::execution_event::Hook;
 
 /// Counts the layouts. Maps of another layout are never read.
 pub(crate) const LAYOUT: u32 = 1;
@@ -245,22 +246,6 @@ impl Control {
         }
         control
     }
-}
-
-/// Which hook told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hook {
-    Execute,
-    Map,
-    Protect,
-    Open,
-    Change,
-    ReadKernelFile,
-    LoadKernelData,
-    Trace,
-    Signal,
-    Unmount,
-    Bpf,
 }
 
 /// Why something was refused, or would have been.

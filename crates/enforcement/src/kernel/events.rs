@@ -8,10 +8,11 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use domain::decision::DecisionCause;
+use domain::execution_event::Hook;
 use domain::time::Timestamp;
 use libbpf_rs::RingBufferBuilder;
 
-use super::abi::{Event, Hook, Reason};
+use super::abi::{Event, Reason};
 use super::{Shared, guard_name};
 use crate::denial::{Denial, Process};
 
@@ -120,18 +121,23 @@ pub(super) fn read(shared: &Shared) {
 fn denial(event: &Event, cause: DecisionCause, digest: Option<domain::digest::Sha256Digest>) -> Denial {
     let since = crate::sys::monotonic().saturating_sub(Duration::from_nanos(event.at));
     let at = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
-    // Paths are told of executions only. Who tries something else is mostly still there.
-    let process = event.program.is_empty().then(|| Process::of(event.pid)).flatten();
+    // The programs tell their path of executions only. Who was refused is mostly still there.
+    let process = Process::of(event.pid);
+    let (program, cgroup) = process.map_or_else(Default::default, |process| (process.program, process.cgroup));
     Denial {
         at: Timestamp::from(at),
+        hook: event.hook,
         path: event.path.clone(),
         digest,
         cause,
-        refused: event.refused,
         pid: event.pid,
         ppid: event.parent,
         uid: Some(event.user),
-        parent_program: process.map_or_else(|| event.program.clone(), |process| process.program),
+        parent_program: if event.program.is_empty() { program } else { event.program.clone() },
+        cgroup,
+        interpreter: None,
+        script: None,
+        audited: !event.refused,
         count: 1,
     }
 }

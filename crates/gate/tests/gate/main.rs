@@ -6,6 +6,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it expects; anything else fails it")]
 
 mod crashes;
+mod denials;
 mod ends;
 mod keeper;
 mod orders;

@@ -337,6 +337,11 @@ impl Machine {
 
     /// The same with settings.
     pub(crate) fn store_policy_with(&mut self, settings: &[(&str, &str)]) {
+        self.store_revision(1, settings);
+    }
+
+    /// The same as another revision, which is obeyed from the next order on, and with settings.
+    pub(crate) fn store_revision(&mut self, revision: u64, settings: &[(&str, &str)]) {
         let rule = |id: &str, bytes: &[u8]| Rule {
             id: id.to_owned(),
             matcher: Matcher::Sha256(digest(bytes)),
@@ -355,7 +360,7 @@ impl Machine {
         }
         let policy = AllowPolicy {
             name: "default".to_owned(),
-            revision: 1,
+            revision,
             profile: Profile::OsAndApproved,
             settings: PolicySettings::of_entries(settings.iter().copied()).unwrap(),
             rules,

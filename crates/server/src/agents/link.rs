@@ -267,7 +267,7 @@ impl Session<'_> {
                     tracing::info!(machine = %self.machine, dropped, "refused executions were lost on the machine");
                 }
                 let events = events.into_iter().map(convert::execution_event).collect();
-                self.control.execution_events_store(self.machine, events).await.map_err(refused)?;
+                self.control.execution_events_store(self.machine, events, dropped).await.map_err(refused)?;
                 self.line.send(&FromServer::ExecutionsStored { batch }).await
             }
             FromAgent::Inventory(summary) => {

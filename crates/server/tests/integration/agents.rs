@@ -375,6 +375,14 @@ async fn executions_are_stored_before_they_are_acknowledged() {
         ppid: 41,
         uid: Some(1000),
         parent_program: "/bin/sh".to_owned(),
+        hook: "map\n".to_owned(),
+        cgroup: Some("/docker/\x1b".to_owned()),
+        container: Some("cd".repeat(32)),
+        interpreter: Some("/bin/bash".to_owned()),
+        script: Some("/tmp/\x07".to_owned()),
+        policy: Some("default".to_owned()),
+        policy_revision: Some(u64::MAX),
+        audited: true,
         count: u64::MAX,
     };
     let events = vec![event("/tmp/a"), event("/tmp/\x1b[2Jb")];
@@ -386,6 +394,39 @@ async fn executions_are_stored_before_they_are_acknowledged() {
         stored["value"].as_array().unwrap().iter().map(|event| event["path"].clone()).collect();
     assert_eq!(paths, ["/tmp/\\u{1b}[2Jb", "/tmp/a"]);
     assert_eq!(stored["value"][0]["sha256"], "ab".repeat(32));
+    for (field, expected) in [
+        ("hook", "map\\n".into()),
+        ("cgroup", "/docker/\\u{1b}".into()),
+        ("containerId", "cd".repeat(32).into()),
+        ("interpreter", "/bin/bash".into()),
+        ("script", "/tmp/\\u{7}".into()),
+        ("policy", "default".into()),
+        ("policyRevision", serde_json::json!(i64::MAX)),
+        ("audited", true.into()),
+    ] {
+        assert_eq!(stored["value"][0][field], expected, "{field}");
+    }
+    // What the machine lost is counted, by a batch without events too.
+    link.say(&FromAgent::Executions { batch: 6, events: Vec::new(), dropped: 41 }).await;
+    assert_eq!(link.hear().await, FromServer::ExecutionsStored { batch: 6 });
+    let shown = server.admin().get(&format!("/api/machines/{}", machine.id)).await.expect_status(200);
+    assert_eq!(shown["executionRestriction"]["eventsDropped"], 41);
+}
+
+#[tokio::test]
+async fn an_event_of_an_older_agent_is_taken() {
+    let server = TestServer::start().await;
+    let machine = Machine::enroll(&server).await;
+    let (mut link, _) = machine.connect(&server).await;
+    let event = serde_json::json!({"at": 1, "path": "/tmp/old", "sha256": null, "cause": "unlisted", "rule": null,
+        "pid": 1, "ppid": 1, "uid": null, "parent_program": "", "count": 1});
+    let event: ExecutionEvent = serde_json::from_value(event).unwrap();
+    link.say(&FromAgent::Executions { batch: 1, events: vec![event], dropped: 0 }).await;
+    assert_eq!(link.hear().await, FromServer::ExecutionsStored { batch: 1 });
+    let stored = server.admin().get("/api/cordon/v1/executionEvents").await.expect_status(200);
+    let stored = &stored["value"][0];
+    assert_eq!((&stored["hook"], &stored["audited"]), (&"execute".into(), &false.into()));
+    assert_eq!(stored["policyRevision"], Value::Null);
 }
 
 #[tokio::test]

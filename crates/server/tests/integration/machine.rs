@@ -49,7 +49,7 @@ async fn a_machine_has_every_field_of_the_contract() {
         "agentVersion": "0.1.0",
         "executionRestriction": {
             "desired": "Released", "reported": "Released", "generation": 0, "since": since,
-            "policy": null, "drift": false, "backend": "fanotify", "endsAt": null,
+            "policy": null, "drift": false, "backend": "fanotify", "endsAt": null, "eventsDropped": 0,
         },
     });
     assert_eq!(body, expected);

@@ -6,7 +6,7 @@ use domain::machine_group::MachineAccess;
 use store::execution_event::{
     EventFilter, PER_MACHINE_MAX, StoredExecutionEvent, execution_event_create, execution_event_list,
 };
-use store::machine::machine_group_assign;
+use store::machine::{machine_fetch, machine_group_assign};
 use store::machine_group::machine_group_create;
 
 use crate::fixture::{Database, enroll, group, machine_id, second};
@@ -30,6 +30,14 @@ fn event(number: i64) -> ExecutionEvent {
         ppid: -1,
         uid: Some(u32::MAX),
         parent_program: "/bin/sh".to_owned(),
+        hook: "map".to_owned(),
+        cgroup: Some("/system.slice/a.service".to_owned()),
+        container: (number % 2 == 0).then(|| "ab".repeat(32)),
+        interpreter: Some("/bin/bash".to_owned()),
+        script: Some("/tmp/x.sh".to_owned()),
+        policy: Some("default".to_owned()),
+        policy_revision: Some(7),
+        audited: number % 2 == 0,
         count: 3,
     }
 }
@@ -40,8 +48,8 @@ async fn events_are_listed_newest_first_of_one_machine_or_of_all() {
     database
         .write(|tx| {
             let (one, two) = (enroll(tx, 1)?, enroll(tx, 2)?);
-            execution_event_create(tx, one, &[event(1), event(2)])?;
-            execution_event_create(tx, two, &[event(3)])
+            execution_event_create(tx, one, &[event(1), event(2)], 0)?;
+            execution_event_create(tx, two, &[event(3)], 0)
         })
         .await;
     let all = list(&database, of(None, 100)).await;
@@ -63,10 +71,10 @@ async fn the_oldest_events_of_a_machine_make_room_and_those_of_others_stay() {
     database
         .write(|tx| {
             let (one, two) = (enroll(tx, 1)?, enroll(tx, 2)?);
-            execution_event_create(tx, two, &[event(0)])?;
+            execution_event_create(tx, two, &[event(0)], 0)?;
             let events: Vec<_> = (1..=PER_MACHINE_MAX).map(event).collect();
-            execution_event_create(tx, one, &events)?;
-            execution_event_create(tx, one, &[event(-1), event(-2)])
+            execution_event_create(tx, one, &events, 0)?;
+            execution_event_create(tx, one, &[event(-1), event(-2)], 0)
         })
         .await;
     let kept = list(&database, of(Some(machine_id(1)), u32::MAX)).await;
@@ -84,8 +92,8 @@ async fn a_filter_admits_what_it_says_of_machines_that_may_be_known() {
             let (one, two) = (enroll(tx, 1)?, enroll(tx, 2)?);
             let lab = machine_group_create(tx, &group("lab", 1))?;
             machine_group_assign(tx, &[(two, lab)])?;
-            execution_event_create(tx, one, &[event(4), event(1), event(6)])?;
-            execution_event_create(tx, two, &[event(2), event(3), event(0)])?;
+            execution_event_create(tx, one, &[event(4), event(1), event(6)], 0)?;
+            execution_event_create(tx, two, &[event(2), event(3), event(0)], 0)?;
             Ok(lab)
         })
         .await;
@@ -115,4 +123,18 @@ async fn a_filter_admits_what_it_says_of_machines_that_may_be_known() {
         let times: Vec<_> = found.iter().map(|stored| stored.event.at.unix_seconds()).collect();
         assert_eq!(times, expected, "{filter:?} {access:?}");
     }
+}
+
+#[tokio::test]
+async fn what_a_machine_lost_is_counted_and_no_count_is_too_high() {
+    let database = Database::new();
+    database.write(|tx| enroll(tx, 1)).await;
+    let lost = async |dropped| {
+        database.write(move |tx| execution_event_create(tx, machine_id(1), &[], dropped)).await;
+        let machine = database.read(|tx| machine_fetch(tx, machine_id(1))).await.unwrap();
+        machine.restriction.events_dropped
+    };
+    assert_eq!((lost(0).await, lost(5).await, lost(6).await), (0, 5, 11));
+    assert_eq!(lost(u64::MAX).await, i64::MAX.unsigned_abs());
+    assert_eq!(lost(1).await, i64::MAX.unsigned_abs());
 }

@@ -40,6 +40,7 @@ async fn a_machine_is_kept_as_it_enrolled_and_connected() {
             reported_generation: 0,
             tier: None,
             since: None,
+            events_dropped: 0,
         },
     };
     assert_eq!(enrolled, expected);

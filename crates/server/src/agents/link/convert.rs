@@ -75,7 +75,15 @@ pub(super) fn execution_event(event: protocol::ExecutionEvent) -> ExecutionEvent
         pid: event.pid,
         ppid: event.ppid,
         uid: event.uid,
+        hook: printable(&event.hook),
         parent_program: capped(printable(&event.parent_program)),
+        cgroup: event.cgroup.map(|path| capped(printable(&path))),
+        container: event.container.as_deref().map(printable),
+        interpreter: event.interpreter.map(|path| capped(printable(&path))),
+        script: event.script.map(|path| capped(printable(&path))),
+        policy: event.policy.as_deref().map(printable),
+        policy_revision: event.policy_revision.map(|revision| revision.min(i64::MAX.unsigned_abs())),
+        audited: event.audited,
         count: event.count.min(i64::MAX.unsigned_abs()),
     }
 }

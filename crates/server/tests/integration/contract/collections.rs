@@ -391,7 +391,7 @@ async fn s3_execution_restriction() {
     assert!(is_time(&restriction["since"]), "{restriction}");
     let expected = json!({
         "desired": "Restricted", "reported": "Restricted", "generation": 1, "since": restriction["since"],
-        "policy": "default", "drift": false, "backend": "fanotify", "endsAt": null,
+        "policy": "default", "drift": false, "backend": "fanotify", "endsAt": null, "eventsDropped": 0,
     });
     assert_eq!(restriction, expected);
 }

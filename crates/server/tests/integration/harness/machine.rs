@@ -213,6 +213,8 @@ impl Connection {
             uid: Some(1000),
             parent_program: "/usr/bin/bash".to_owned(),
             count: 3,
+            hook: "execute".to_owned(),
+            ..ExecutionEvent::default()
         };
         self.frames.send(FromAgent::Executions { batch: 1, events: vec![event], dropped: 0 }).unwrap();
     }

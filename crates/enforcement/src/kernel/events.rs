@@ -123,7 +123,8 @@ fn denial(event: &Event, cause: DecisionCause, digest: Option<domain::digest::Sh
     let at = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
     // The programs tell their path of executions only. Who was refused is mostly still there.
     let process = Process::of(event.pid);
-    let (program, cgroup) = process.map_or_else(Default::default, |process| (process.program, process.cgroup));
+    let (program, cgroup) =
+        process.map_or_else(Default::default, |process| (process.program, process.cgroup));
     Denial {
         at: Timestamp::from(at),
         hook: event.hook,

@@ -25,15 +25,20 @@ use domain::restriction::Desired;
 use domain::time::Timestamp;
 use ed25519_dalek::Signer as _;
 use odata::{Property, Schema, Type};
-use orders::{Order, Receipt, SigningKey, TrustedKeys, VerifiedOrder, VerifiedPolicy, VerifiedReceipt};
+use orders::{
+    BREAK_GLASS_CODES, BREAK_GLASS_USES_MAX, BreakGlassCode, BreakGlassLog, BreakGlassStatement, Order,
+    Receipt, SigningKey, TrustedKeys, VerifiedBreakGlass, VerifiedBreakGlassLog, VerifiedOrder,
+    VerifiedPolicy, VerifiedReceipt,
+};
 use policy::baseline::{Baseline, PLACES_MAX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// A function for each target, by the target's name.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+pub const TARGETS: [(&str, fn(&[u8])); 9] = [
     ("odata", odata),
     ("orders", orders),
+    ("break_glass", break_glass),
     ("agent_protocol", agent_protocol),
     ("gate_protocol", gate_protocol),
     ("dpkg", dpkg),
@@ -113,6 +118,42 @@ pub fn orders(data: &[u8]) {
     }
 }
 
+/// Break-glass statements, logs and codes: as they arrive, and as documents that a trusted key has signed. What is
+/// believed is for this machine, within its limits, and signed anew it is believed again; no code is known to a statement
+/// that does not hold its verifier.
+pub fn break_glass(data: &[u8]) {
+    let key = SigningKey::from_seed(&SEED);
+    let keys = TrustedKeys::new([key.public_key()]);
+    let typed = std::str::from_utf8(data).ok().and_then(|text| text.parse::<BreakGlassCode>().ok());
+    if let Some(code) = &typed {
+        assert_eq!(code.to_string().parse().as_ref(), Ok(code));
+    }
+    for bytes in [data.to_vec(), signed("application/vnd.cordon.break-glass.v1+json", data)] {
+        let verified = VerifiedBreakGlass::verify(&bytes, &keys, MACHINE);
+        assert!(bytes.len() <= BreakGlassStatement::BYTES_MAX || verified.is_err());
+        let Ok(verified) = verified else { continue };
+        let statement = verified.statement();
+        assert!(statement.machine == MACHINE && statement.first.serial > 0);
+        assert!((1..=BREAK_GLASS_CODES).contains(&statement.verifiers.len()));
+        assert!(i64::try_from(statement.last().serial).is_ok());
+        let again = statement.sign(&key).to_bytes();
+        assert_eq!(VerifiedBreakGlass::verify(&again, &keys, MACHINE).as_ref(), Ok(&verified));
+        let own = BreakGlassCode::derive(&key, MACHINE, statement.first);
+        for code in typed.iter().chain([&own]) {
+            let is_held = statement.verifiers.contains(&code.verifier(MACHINE));
+            assert_eq!(verified.number_of(code).is_some(), is_held);
+        }
+    }
+    for bytes in [data.to_vec(), signed("application/vnd.cordon.break-glass-log.v1+json", data)] {
+        let verified = VerifiedBreakGlassLog::verify(&bytes, key.public_key(), MACHINE);
+        assert!(bytes.len() <= BreakGlassLog::BYTES_MAX || verified.is_err());
+        let Ok(verified) = verified else { continue };
+        assert!(verified.log().uses.len() <= BREAK_GLASS_USES_MAX);
+        let again = verified.log().sign(&key).to_bytes();
+        assert_eq!(VerifiedBreakGlassLog::verify(&again, key.public_key(), MACHINE).as_ref(), Ok(&verified));
+    }
+}
+
 /// An envelope (DSSE) with one signature by the trusted key.
 fn signed(payload_type: &str, payload: &[u8]) -> Vec<u8> {
     let head = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
@@ -127,8 +168,13 @@ fn signed(payload_type: &str, payload: &[u8]) -> Vec<u8> {
 
 /// What the real signer names the trusted key by.
 static KEY_ID: LazyLock<serde_json::Value> = LazyLock::new(|| {
-    let policy =
-        AllowPolicy { name: "any".to_owned(), revision: 1, profile: Profile::OsOnly, rules: Vec::new() };
+    let policy = AllowPolicy {
+        name: "any".to_owned(),
+        revision: 1,
+        profile: Profile::OsOnly,
+        settings: domain::policy_settings::PolicySettings::default(),
+        rules: Vec::new(),
+    };
     let bytes = orders::sign_policy(&policy, &SigningKey::from_seed(&SEED)).to_bytes();
     serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()["signatures"][0]["keyid"].clone()
 });

@@ -59,4 +59,10 @@ fn the_seeds_are_worth_their_name() {
     let keys = orders::TrustedKeys::new([key.public_key()]);
     let believed = |seed: &[u8]| orders::VerifiedOrder::verify_kept(seed, &keys, machine).is_ok();
     assert!(seeds("orders").iter().any(|(_, seed)| believed(seed)), "orders");
+    let is_code = |seed: &[u8]| {
+        std::str::from_utf8(seed).is_ok_and(|text| text.parse::<orders::BreakGlassCode>().is_ok())
+    };
+    let is_statement = |seed: &[u8]| orders::VerifiedBreakGlass::verify(seed, &keys, machine).is_ok();
+    assert!(seeds("break_glass").iter().any(|(_, seed)| is_code(seed)), "a code");
+    assert!(seeds("break_glass").iter().any(|(_, seed)| is_statement(seed)), "a statement");
 }

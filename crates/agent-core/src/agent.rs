@@ -188,6 +188,8 @@ impl Agent {
         } else if let Some(order) = self.relay.next_order(status, is_baseline_underway) {
             let envelope = order.envelope.clone();
             (Asked::Apply(order), Request::Apply { envelope })
+        } else if let Some(envelope) = self.relay.next_break_glass(status) {
+            (Asked::StoreBreakGlass, Request::StoreBreakGlass { envelope: envelope.to_owned() })
         } else if std::mem::take(&mut self.wants.status) {
             (Asked::Status, Request::Status)
         } else if std::mem::take(&mut self.wants.denials) {
@@ -215,6 +217,15 @@ impl Agent {
             (Some(Asked::StorePolicy), Reply::Refused { reason }) => {
                 self.relay.policy_refused();
                 effects.push(warn(format!("the gate does not keep a policy: {reason}")));
+            }
+            (Some(Asked::StoreBreakGlass), Reply::Done) => {
+                self.relay.break_glass_ended();
+                // The server shows no code that it does not know the gate to hold.
+                self.report_change();
+            }
+            (Some(Asked::StoreBreakGlass), Reply::Refused { reason }) => {
+                self.relay.break_glass_ended();
+                effects.push(warn(format!("the gate does not keep the break-glass codes: {reason}")));
             }
             (Some(Asked::Apply(_)), Reply::Accepted { generation }) => {
                 effects.push(Effect::Log(
@@ -334,6 +345,7 @@ impl Agent {
                 }
             }
             FromServer::Order { envelope } => self.order_received(envelope, effects),
+            FromServer::BreakGlass { envelope } => self.relay.take_up_break_glass(envelope),
             FromServer::ExecutionsStored { batch } => self.executions.stored(batch, effects),
             FromServer::ReceiptStored { generation } => self.relay.receipt_stored(generation),
             FromServer::Goodbye { reason } => self.drop_link(&format!("the server says: {reason}"), effects),

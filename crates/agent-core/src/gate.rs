@@ -44,6 +44,7 @@ pub(crate) enum Asked {
     StorePolicy,
     Apply(PendingOrder),
     LastReceipt,
+    StoreBreakGlass,
     Denials,
 }
 

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use agent_protocol::{FromAgent, Heartbeat, Hello, PROTOCOL_VERSION, RestrictionReport, Welcome};
+use agent_protocol::{
+    BreakGlassReport, FromAgent, Heartbeat, Hello, PROTOCOL_VERSION, RestrictionReport, Welcome,
+};
 use gate_protocol::Status;
+use orders::BreakGlassLog;
 
 use crate::agent::cut;
 use crate::effect::{Effect, Timer};
@@ -124,6 +127,13 @@ fn report(status: &Status) -> RestrictionReport {
         generation: status.generation,
         restricted: status.restricted,
         policy: status.policy.clone().map(|text| cut(text, NAME_BYTES_MAX / 2)),
+        break_glass: status.break_glass.clone().map(|glass| BreakGlassReport {
+            store_epoch: glass.store_epoch,
+            incarnation: glass.incarnation,
+            first: glass.first,
+            // A cut log would be none.
+            log: glass.log.filter(|log| log.len() <= BreakGlassLog::BYTES_MAX),
+        }),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Policies and orders on their way to the gate, receipts on their way to the server.
 //!
-//! One policy, one order and a few receipts are held, never more: of several orders only the newest counts.
+//! One policy, one order, one statement of break-glass codes and a few receipts are held, never more: of several orders
+//! and statements only the newest counts.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -36,6 +37,8 @@ pub(crate) struct Relay {
     receipts: VecDeque<(u64, String)>,
     /// Policies that the gate holds.
     held: BTreeSet<Sha256Digest>,
+    /// The statement of break-glass codes that the gate is to keep. Whether it counts is the gate's business.
+    break_glass: Option<String>,
 }
 
 impl PendingOrder {
@@ -103,6 +106,21 @@ impl Relay {
         }
         self.order = Some(order);
         None
+    }
+
+    pub(crate) fn take_up_break_glass(&mut self, envelope: String) {
+        self.break_glass = Some(envelope);
+    }
+
+    /// The statement of break-glass codes to store next: the same one until the gate is done with it. An older gate
+    /// would not understand it.
+    pub(crate) fn next_break_glass(&self, status: &Status) -> Option<&str> {
+        self.break_glass.as_deref().filter(|_| status.break_glass.is_some())
+    }
+
+    /// The gate is done with the statement, in whatever way. The next connection to the server brings it again.
+    pub(crate) fn break_glass_ended(&mut self) {
+        self.break_glass = None;
     }
 
     /// The gate keeps the policy.

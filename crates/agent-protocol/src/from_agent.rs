@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use orders::Receipt;
+use orders::{BreakGlassLog, Receipt};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{
@@ -100,6 +100,22 @@ pub struct RestrictionReport {
     pub restricted: bool,
     /// The policy in force.
     pub policy: Option<String>,
+    /// What the gate holds of break-glass; none of an agent or a gate from before version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub break_glass: Option<BreakGlassReport>,
+}
+
+/// What the gate holds of break-glass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakGlassReport {
+    /// The store epoch of the codes held.
+    pub store_epoch: u64,
+    /// The enrollment that they are of.
+    pub incarnation: u64,
+    /// The serial of the first code of the statement held; 0 when none is held.
+    pub first: u64,
+    /// The gate's signed log of the codes that were used: the envelope's JSON text; none before the first.
+    pub log: Option<String>,
 }
 
 /// A sign of life with the state in force.
@@ -228,6 +244,8 @@ impl Limited for Hello {
 
 impl Limited for RestrictionReport {
     fn check(&self) -> Result<(), FrameError> {
+        let log = self.break_glass.as_ref().and_then(|glass| glass.log.as_deref());
+        at_most("log", log.unwrap_or("").len(), BreakGlassLog::BYTES_MAX)?;
         at_most("policy", self.policy.as_deref().unwrap_or("").len(), HEX_BYTES_MAX)
     }
 }

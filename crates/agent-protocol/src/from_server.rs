@@ -1,6 +1,6 @@
 //! What a server tells an agent.
 
-use orders::{Order, VerifiedPolicy};
+use orders::{BreakGlassStatement, Order, VerifiedPolicy};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{FrameError, Limited, REASON_BYTES_MAX, at_most};
@@ -18,6 +18,11 @@ pub enum FromServer {
     },
     /// The machine's current order.
     Order {
+        /// The signed envelope's JSON text.
+        envelope: String,
+    },
+    /// A signed statement of break-glass codes to keep ahead of time.
+    BreakGlass {
         /// The signed envelope's JSON text.
         envelope: String,
     },
@@ -56,6 +61,9 @@ impl Limited for FromServer {
         match self {
             Self::Policy { envelope } => at_most("envelope", envelope.len(), VerifiedPolicy::BYTES_MAX),
             Self::Order { envelope } => at_most("envelope", envelope.len(), Order::BYTES_MAX),
+            Self::BreakGlass { envelope } => {
+                at_most("envelope", envelope.len(), BreakGlassStatement::BYTES_MAX)
+            }
             Self::Goodbye { reason } => at_most("reason", reason.len(), REASON_BYTES_MAX),
             Self::Welcome(_)
             | Self::ExecutionsStored { batch: _ }

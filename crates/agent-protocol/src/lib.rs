@@ -8,6 +8,8 @@
 //! - 1 (2026-11): the first.
 //! - 2 (2026-11): an order may have an end (`orders::Order::ends_at`). To machines of version 1 such an order is
 //!   unreadable: they do not obey it, and send no receipt.
+//! - 3 (2026-12): break-glass. The server sends a statement of codes (`FromServer::BreakGlass`), to agents of this
+//!   version or later only; they report what the gate holds, and its log of codes that were used.
 #![forbid(unsafe_code)]
 
 mod enrollment;
@@ -17,13 +19,14 @@ mod limits;
 
 pub use enrollment::{EnrollReply, EnrollRequest, RenewReply, RenewRequest};
 pub use from_agent::{
-    ExecutionEvent, FromAgent, Heartbeat, Hello, Interface, InventorySummary, RestrictionReport,
+    BreakGlassReport, ExecutionEvent, FromAgent, Heartbeat, Hello, Interface, InventorySummary,
+    RestrictionReport,
 };
 pub use from_server::{FromServer, Welcome};
 pub use limits::{FrameError, Limited, decode, encode};
 
 /// The protocol's version: a server serves every version up to its own, an agent says its own in [`Hello`].
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// The longest frame that a server accepts from an agent, in bytes.
 pub const FROM_AGENT_BYTES_MAX: usize = 1024 * 1024;
 /// The longest frame that an agent accepts from its server, in bytes: room for a signed policy.

@@ -2,7 +2,8 @@
 //!
 //! Owns the framing and its limits, for both sides. The gate believes nothing that arrives here: orders and policies
 //! are signed by the control plane and verified by the gate, the baseline is frozen while the machine is restricted,
-//! and the peer's user is checked by the kernel (`SO_PEERCRED`). There is no frame that lifts a restriction.
+//! and the peer's user is checked by the kernel (`SO_PEERCRED`). No frame of the agent lifts a restriction:
+//! [`Request::BreakGlass`] is for root, and needs a code that neither the agent nor the gate has.
 //!
 //! On the wire a frame is its length in bytes (`u32`, big endian), then JSON of [`Request`] or [`Reply`].
 #![forbid(unsafe_code)]
@@ -84,6 +85,16 @@ pub enum Request {
     /// The receipt of the last order, for when the answer got lost. Answered by [`Reply::Receipt`], or
     /// [`Reply::Refused`] when there is none.
     LastReceipt,
+    /// Keeps a signed statement of break-glass codes ahead of time. Answered by [`Reply::Done`].
+    StoreBreakGlass {
+        /// The signed envelope's JSON text.
+        envelope: String,
+    },
+    /// Lifts the restriction by a break-glass code. Only root may ask. Answered by [`Reply::Lifted`].
+    BreakGlass {
+        /// The code, as it was typed.
+        code: String,
+    },
     /// The denials since the last such request, at most [`DENIALS_MAX`]. Answered by [`Reply::Denials`].
     Denials,
 }
@@ -116,6 +127,11 @@ pub enum Reply {
     Receipt {
         /// The signed envelope's JSON text.
         envelope: String,
+    },
+    /// Answers [`Request::BreakGlass`]: the restriction is lifted, and stays lifted until a new order.
+    Lifted {
+        /// What proves it, or why it is not proved, in one sentence.
+        proof: String,
     },
     /// Answers [`Request::Denials`].
     Denials {
@@ -172,6 +188,9 @@ pub struct Status {
     pub marks: u64,
     /// Verdicts kept for inode versions that were judged.
     pub labels: u64,
+    /// What it holds of break-glass; none before enrollment, and of a gate from before there was any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub break_glass: Option<BreakGlassStatus>,
     /// Executions that were asked about since the restriction began.
     pub asked: u64,
     /// Of these, refused.
@@ -179,6 +198,24 @@ pub struct Status {
     /// Denials whose report was lost since the gate started.
     #[serde(default)]
     pub denials_dropped: u64,
+}
+
+/// What the gate holds of break-glass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakGlassStatus {
+    /// The store epoch of the codes held.
+    pub store_epoch: u64,
+    /// The enrollment that they are of.
+    pub incarnation: u64,
+    /// The serial of the first code of the statement held; 0 when none is held.
+    pub first: u64,
+    /// How many codes of it would be taken.
+    pub codes_left: u64,
+    /// When the restriction was lifted by a code, in ticks of 100 ns since 1970, while that lasts.
+    pub lifted_at: Option<i64>,
+    /// The signed log of the codes that were used; none before the first.
+    pub log: Option<String>,
 }
 
 /// What the gate would say about a file.

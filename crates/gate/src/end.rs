@@ -75,11 +75,7 @@ impl Term {
         if left.is_zero() {
             return Standing::Over;
         }
-        let ends_at = clocks.since_boot.saturating_add(left).as_nanos();
-        Standing::Lasts(Anchor {
-            boot_id: clocks.boot_id.clone(),
-            ends_at: u64::try_from(ends_at).unwrap_or(u64::MAX),
-        })
+        Standing::Lasts(Anchor::new(clocks.boot_id.clone(), clocks.since_boot.saturating_add(left)))
     }
 
     /// How much is left by the wall clock, never more than all of it: a machine without a clock of its own begins each
@@ -90,6 +86,16 @@ impl Term {
 }
 
 impl Anchor {
+    /// A time since the boot with this id.
+    pub fn new(boot_id: String, since_boot: Duration) -> Self {
+        Self { boot_id, ends_at: u64::try_from(since_boot.as_nanos()).unwrap_or(u64::MAX) }
+    }
+
+    /// Whether it is of the boot that these clocks are of, as far as can be told.
+    pub fn is_of(&self, clocks: &Clocks) -> bool {
+        self.boot_id == clocks.boot_id
+    }
+
     /// The end, counted from the boot that the anchor is of.
     pub fn ends_at(&self) -> Duration {
         Duration::from_nanos(self.ends_at)

@@ -15,12 +15,16 @@ use domain::restriction::{Desired, Fence, Probe};
 use domain::time::Timestamp;
 use enforcement::canary::Canaries;
 use enforcement::{Denial, Enforcer, KnownDigests};
-use gate_protocol::{Explanation, Reply, Status};
-use orders::{Order, Outcome, Receipt, SigningKey, TrustedKeys, VerifiedOrder, VerifiedPolicy, VerifyError};
+use gate_protocol::{BreakGlassStatus, Explanation, Reply, Status};
+use orders::{
+    BreakGlassCode, CodeNumber, Order, Outcome, Receipt, SigningKey, TrustedKeys, VerifiedOrder,
+    VerifiedPolicy, VerifyError,
+};
 use policy::CompiledPolicy;
 use policy::baseline::Baseline;
 use sha2::Digest as _;
 
+use crate::break_glass::{BreakGlass, Lift};
 use crate::clock::{self, Alarm, wall as now};
 use crate::end::{Anchor, Standing, Term};
 use crate::judge::MachineJudge;
@@ -52,6 +56,7 @@ pub struct Gate {
     /// What a restriction restricts to; none while the machine is to be released.
     set: Option<PredefinedSet>,
     failed_closed: Option<FailedClosed>,
+    break_glass: BreakGlass,
     /// The order in force, when its restriction ends by itself.
     ending: Option<Order>,
     alarm: Arc<Alarm>,
@@ -142,6 +147,7 @@ impl Gate {
             baseline: None,
             set: None,
             failed_closed: None,
+            break_glass: BreakGlass::default(),
             ending: None,
             alarm: Arc::new(Alarm::new().context("no timer for the end of a restriction")?),
             damage,
@@ -154,12 +160,19 @@ impl Gate {
             Ok(baseline) => gate.baseline = baseline,
             Err(error) => gate.damage.push(format!("the package baseline cannot be used: {error:#}")),
         }
+        match gate.state.break_glass() {
+            Ok(break_glass) => gate.break_glass = break_glass,
+            Err(error) => {
+                gate.damage.push(format!("the break-glass codes cannot be used: {}", chain(&error)))
+            }
+        }
         let kept = gate.read_state();
         if !had_key && gate.enrollment.is_some() {
             gate.damage.push("the gate's key was lost: enroll the machine again".to_owned());
         }
         gate.damage.iter().for_each(|damage| log!("{damage}"));
         gate.converge(kept)?;
+        gate.spend_lifted();
         Ok(gate)
     }
 
@@ -182,7 +195,12 @@ impl Gate {
         };
         if let Some(failed) = &failed {
             log!("failed closed: {}", failed.reason);
-            if self.set.is_none() {
+            if failed.lift.as_ref().is_some_and(|lift| self.proved(lift).is_some()) {
+                log!(
+                    "which was lifted by a break-glass code at {}",
+                    failed.lift.as_ref().map_or(now(), Lift::at)
+                );
+            } else if self.set.is_none() {
                 let survival = self.kept_survival();
                 self.set = Some(PredefinedSet {
                     digest: None,
@@ -250,7 +268,8 @@ impl Gate {
         anyhow::ensure!(order.fence == accepted.fence(), "the order is not that of the fence");
         if order.desired == Desired::Restricted && !accepted.is_restricted() {
             let may_be_over = order.ends_at.is_some() && accepted.receipt.is_some();
-            anyhow::ensure!(may_be_over, "a restriction without an end is said to have ended");
+            let is_lifted = accepted.lift.as_ref().is_some_and(|lift| self.proved(lift).is_some());
+            anyhow::ensure!(may_be_over || is_lifted, "a restriction without an end is said to have ended");
         } else if order.desired == Desired::Restricted {
             let is_its_end = order.ends_at.is_some() == accepted.end.is_some();
             anyhow::ensure!(is_its_end, "the end is not that of the order");
@@ -482,28 +501,160 @@ impl Gate {
         let Some(order) = self.ending.clone() else { return Ok(()) };
         let mut over = self.accepted.clone();
         over.end();
-        if over.receipt.is_none() {
-            // The control plane still waits for an answer, and there will be no proof any more.
-            let outcome = Outcome::ApplyFailed("the restriction ended before it was proved".to_owned());
-            if let Reply::Receipt { envelope } = self.receipt(&order, outcome, None) {
-                over.receipt = Some(envelope);
-            }
-        }
+        self.answer_for(&order, &mut over);
         // Durable before anything is switched, so that no crash and no clock can bring it back.
         self.state.save_accepted(&over)?;
         self.accepted = over;
         self.ending = None;
-        self.switch(Desired::Released)?;
+        let proof = self.release()?;
         let ends_at = order.ends_at.unwrap_or_default();
         let generation = order.fence.generation;
-        let proof = match self.prove(Desired::Released) {
+        log!("the restriction of generation {generation} ended by itself, as ordered for {ends_at}: {proof}");
+        Ok(())
+    }
+
+    /// Keeps an answer to the order of a restriction that is over, when there was none: the control plane still waits
+    /// for it, and there will be no proof any more.
+    fn answer_for(&self, order: &Order, over: &mut Accepted) {
+        if over.receipt.is_some() {
+            return;
+        }
+        let outcome = Outcome::ApplyFailed("the restriction ended before it was proved".to_owned());
+        if let Reply::Receipt { envelope } = self.receipt(order, outcome, None) {
+            over.receipt = Some(envelope);
+        }
+    }
+
+    /// Releases the machine, once it is durable that it is to be; what proves it.
+    fn release(&mut self) -> Result<String> {
+        self.switch(Desired::Released)?;
+        Ok(match self.prove(Desired::Released) {
             (Outcome::Enforced, _) => "released, and proved".to_owned(),
             (Outcome::ProbeFailed(reason) | Outcome::ApplyFailed(reason) | Outcome::Rejected(reason), _) => {
                 format!("released, but {reason}")
             }
+        })
+    }
+
+    /// Lifts the restriction by a break-glass code, whatever it comes from: an order, or a gate that failed closed. It
+    /// stays lifted until a new order. What proves it.
+    ///
+    /// # Errors
+    /// Why not, in one sentence.
+    pub fn break_glass(&mut self, typed: &str) -> Result<String> {
+        self.end_if_due();
+        anyhow::ensure!(self.set.is_some(), "the machine is not restricted: there is nothing to lift");
+        let code: BreakGlassCode = typed.parse()?;
+        let enrollment =
+            self.enrollment.as_ref().context("the enrollment is gone, and with it whose codes count")?;
+        let held = self.break_glass.held(&enrollment.keys, enrollment.machine);
+        let held = held.context("this machine holds no break-glass codes")?;
+        let clocks = clock::clocks(&self.boot_id);
+        let wait = self.break_glass.wait(&clocks);
+        anyhow::ensure!(
+            wait.is_zero(),
+            "a wrong code was given before: the next is looked at in {} s",
+            whole(wait)
+        );
+        self.break_glass.count_attempt(&clocks);
+        self.state
+            .save_break_glass(&mut self.break_glass)
+            .context("the attempt cannot be kept on the disk, so the code is not looked at")?;
+        let Some(number) = self.break_glass.number_of(&code, &held) else {
+            log!("a wrong break-glass code was given");
+            anyhow::bail!(
+                "this code lifts nothing here: it is of another machine, or was used, or another was used after it was \
+                 shown; the next is looked at in {} s",
+                whole(self.break_glass.wait(&clocks))
+            );
         };
-        log!("the restriction of generation {generation} ended by itself, as ordered for {ends_at}: {proof}");
+        let at = now();
+        self.keep_lift(&self.break_glass.lift(&code, at)).context("the lift cannot be kept on the disk")?;
+        self.ending = None;
+        self.end_if_due();
+        let proof = self.release()?;
+        self.spend(number, at);
+        log!("break-glass: code {} lifted the restriction: {proof}", number.serial);
+        Ok(proof)
+    }
+
+    /// Makes it durable that the restriction is lifted: of whatever it would come from at the next start.
+    fn keep_lift(&mut self, lift: &Lift) -> Result<()> {
+        if self.accepted.is_restricted() {
+            let mut over = self.accepted.clone();
+            over.end();
+            over.lift = Some(lift.clone());
+            if let Ok(order) = self.verified(&over.order) {
+                self.answer_for(&order, &mut over);
+            }
+            self.state.save_accepted(&over)?;
+            self.accepted = over;
+        }
+        if let Some(failed) = &self.failed_closed {
+            let mut failed = failed.clone();
+            failed.lift = Some(lift.clone());
+            self.state.save_failed_closed(Some(&failed))?;
+            self.failed_closed = Some(failed);
+        }
         Ok(())
+    }
+
+    /// Which code a lift was made by; none when it is not proved.
+    fn proved(&self, lift: &Lift) -> Option<CodeNumber> {
+        let enrollment = self.enrollment.as_ref()?;
+        lift.proved(&enrollment.keys, enrollment.machine)
+    }
+
+    /// The lift that keeps the machine released, while that lasts.
+    fn lift(&self) -> Option<&Lift> {
+        let failed = self.failed_closed.as_ref().and_then(|failed| failed.lift.as_ref());
+        failed.or(self.accepted.lift.as_ref()).filter(|_| self.set.is_none())
+    }
+
+    /// A crash after the lift and before its code was spent must not leave the code to be used again.
+    fn spend_lifted(&mut self) {
+        let spent = self.lift().and_then(|lift| Some((self.proved(lift)?, lift.at())));
+        if let Some((number, at)) = spent {
+            self.spend(number, at);
+        }
+    }
+
+    fn spend(&mut self, number: CodeNumber, at: Timestamp) {
+        if !self.break_glass.spend(number, self.accepted.fence().generation, at) {
+            return;
+        }
+        // Without it the next start finds the code in the lift.
+        if let Err(error) = self.state.save_break_glass(&mut self.break_glass) {
+            log!("that a break-glass code was used cannot be kept: {}", chain(&error));
+        }
+    }
+
+    /// Keeps a signed statement of break-glass codes ahead of time.
+    ///
+    /// # Errors
+    /// When it does not count here, or cannot be kept.
+    pub fn store_break_glass(&mut self, envelope: &str) -> Result<()> {
+        let enrollment = self.enrollment.as_ref().context("this machine is not enrolled")?;
+        let mut taken = self.break_glass.clone();
+        taken.take_up(envelope, &enrollment.keys, enrollment.machine, enrollment.incarnation)?;
+        self.state.save_break_glass(&mut taken)?;
+        self.break_glass = taken;
+        Ok(())
+    }
+
+    fn break_glass_status(&self) -> Option<BreakGlassStatus> {
+        let enrollment = self.enrollment.as_ref()?;
+        let held = self.break_glass.held(&enrollment.keys, enrollment.machine);
+        let first = held.as_ref().map(|held| held.statement().first);
+        let log = self.break_glass.log(enrollment.machine);
+        Some(BreakGlassStatus {
+            store_epoch: first.map_or(0, |first| first.store_epoch),
+            incarnation: first.map_or(0, |first| first.incarnation),
+            first: first.map_or(0, |first| first.serial),
+            codes_left: held.as_ref().map_or(0, |held| self.break_glass.codes_left(held)),
+            lifted_at: self.lift().map(|lift| lift.at().ticks()),
+            log: log.map(|log| String::from_utf8_lossy(&log.sign(&self.key).to_bytes()).into_owned()),
+        })
     }
 
     /// Goes off when [`Gate::end_if_due`] is to be called.
@@ -651,6 +802,15 @@ impl Gate {
         };
         let accepted = Accepted::new(fence, Desired::Released, String::new());
         self.state.save_enrollment(&enrollment, &accepted)?;
+        if !continues {
+            // What another control plane's codes did counts for nothing.
+            self.break_glass.forget();
+            self.state.save_break_glass(&mut self.break_glass)?;
+            if self.failed_closed.as_ref().is_some_and(|failed| failed.lift.is_some()) {
+                self.failed_closed = None;
+                self.keep_failed_closed();
+            }
+        }
         self.accepted = accepted;
         self.enrollment = Some(enrollment);
         self.ending = None;
@@ -740,6 +900,7 @@ impl Gate {
         let failed: Vec<_> = self
             .failed_closed
             .iter()
+            .filter(|failed| failed.lift.is_none())
             .map(|failed| &failed.reason)
             .chain(damage)
             .map(String::as_str)
@@ -770,6 +931,7 @@ impl Gate {
                 .map(|digest| digest.to_string()),
             baseline: self.baseline.as_ref().map(|held| held.digest.to_string()),
             baseline_files: self.baseline.as_ref().map_or(0, |held| held.baseline.files()),
+            break_glass: self.break_glass_status(),
             marks: enforcer.marks,
             labels: enforcer.labels,
             asked: enforcer.asked,
@@ -907,6 +1069,11 @@ impl PolicyRevision {
     fn of(policy: &VerifiedPolicy) -> Self {
         Self(policy.policy().name.clone(), policy.policy().revision)
     }
+}
+
+/// In whole seconds, upwards.
+fn whole(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 /// An error with its sources, on one line.

@@ -1,8 +1,8 @@
 //! `cordon-gate`: the root daemon that restricts this machine, without a network.
 //!
 //! Owns the fence, the kept order and policy, the package baseline, and the decision to restrict or release. Obeys
-//! only orders that the control plane signed, and ends a restriction by itself only when its order says so. Everything
-//! that arrives on its socket is hostile. Deliberately knows nothing of servers, certificates or packages.
+//! only orders that the control plane signed, and ends a restriction without another order only when its own says so, or
+//! for a break-glass code. Everything that arrives on its socket is hostile. Deliberately knows nothing of servers, certificates or packages.
 //!
 //! A gate that ends while the machine is restricted, in whatever way, SIGTERM included, lifts nothing. At the tiers T1
 //! and T2 the kernel goes on by itself; at tier T3 the keeper and the service manager have what the restriction hangs
@@ -20,8 +20,10 @@ macro_rules! log {
     };
 }
 
+pub mod break_glass;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod end;
 pub mod gate;
 pub mod judge;

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write as _;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,9 +10,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use cordon_gate::config::Config;
 use cordon_gate::gate::Gate;
 use cordon_gate::state::State;
-use cordon_gate::{socket, tier};
+use cordon_gate::{console, socket, tier};
 use domain::time::Timestamp;
-use gate_protocol::{Reply, Request, Status, read_frame, write_frame};
+use gate_protocol::Status;
 
 /// Restricts execution on this machine by signed orders.
 ///
@@ -55,6 +54,15 @@ enum Action {
         #[arg(long)]
         stay: bool,
     },
+    /// Lift the restriction by a break-glass code, without a network
+    ///
+    /// Asks for the code, which whoever may see break-glass codes gets from the server: `cordon machine
+    /// break-glass-code`. Needs root. Works without a running gate too.
+    BreakGlass,
+    /// Check whether Cordon may be removed from this machine: not while it is to be restricted
+    ///
+    /// For the scripts of packages. Ends with 0 when it may be removed, with 1 and the reason when not.
+    UninstallCheck,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -87,11 +95,8 @@ fn run() -> Result<ExitCode> {
             }
             // What the kernel kills for memory must not be what restricts the machine.
             drop(std::fs::write("/proc/self/oom_score_adj", "-1000"));
-            let keepers = config.keepers()?;
-            let state = State::open(&config.state_dir)?;
-            let chosen = tier::choose(&config, keepers, state.baseline_files())?;
             // The restriction is in force again before the socket opens, and before anything else.
-            let gate = Gate::start(state, &config.agent_program, chosen)?;
+            let gate = start(&config)?;
             socket::serve(&config.socket, config.agent_uid, gate)
                 .with_context(|| format!("cannot serve {}", config.socket.display()))?;
         }
@@ -108,11 +113,32 @@ fn run() -> Result<ExitCode> {
         }
         Action::CheckConfig => write!(out, "{}", toml::to_string(&config)?)?,
         Action::Status { output } => {
-            let status = ask_status(&config)?;
+            let status = console::status(&config.socket)?;
             match output {
                 Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?,
                 Output::Text => print_status(&mut out, &status)?,
             }
+        }
+        Action::BreakGlass => {
+            if !nix::unistd::geteuid().is_root() {
+                bail!("only root may lift the restriction by a code");
+            }
+            let proof = console::break_glass(&config.socket, &mut out, || start(&config))?;
+            writeln!(
+                out,
+                "The restriction is lifted ({proof}). It stays lifted until a new order of the control plane."
+            )?;
+        }
+        Action::UninstallCheck => {
+            if let Some(reason) = console::why_restricted(&config) {
+                writeln!(out, "Cordon cannot be removed while this machine is to be restricted: {reason}.")?;
+                writeln!(
+                    out,
+                    "Lift the restriction first: cordon machine unrestrict, or here: cordon-gate break-glass"
+                )?;
+                return Ok(ExitCode::FAILURE);
+            }
+            writeln!(out, "Cordon may be removed: this machine is not restricted.")?;
         }
         Action::Doctor => {
             let mut works = false;
@@ -133,15 +159,12 @@ fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask_status(config: &Config) -> Result<Status> {
-    let socket = config.socket.display();
-    let mut stream =
-        UnixStream::connect(&config.socket).with_context(|| format!("no gate answers on {socket}"))?;
-    write_frame(&mut stream, &Request::Status)?;
-    match read_frame(&mut stream)? {
-        Some(Reply::Status(status)) => Ok(*status),
-        other => bail!("the gate on {socket} answered {other:?}"),
-    }
+/// A gate that is what its state says.
+fn start(config: &Config) -> Result<Gate> {
+    let keepers = config.keepers()?;
+    let state = State::open(&config.state_dir)?;
+    let chosen = tier::choose(config, keepers, state.baseline_files())?;
+    Gate::start(state, &config.agent_program, chosen)
 }
 
 fn print_status(out: &mut impl std::io::Write, status: &Status) -> std::io::Result<()> {
@@ -153,6 +176,12 @@ fn print_status(out: &mut impl std::io::Write, status: &Status) -> std::io::Resu
     }
     if let Some(reason) = &status.failed_closed {
         writeln!(out, "failed      closed: {reason}")?;
+    }
+    if let Some(glass) = &status.break_glass {
+        if let Some(lifted_at) = glass.lifted_at {
+            writeln!(out, "lifted      by a break-glass code at {}", Timestamp::from_ticks(lifted_at))?;
+        }
+        writeln!(out, "codes       {} break-glass codes would be taken", glass.codes_left)?;
     }
     writeln!(out, "machine     {}", status.machine.clone().unwrap_or_else(none))?;
     let fence = (status.incarnation, status.store_epoch, status.generation);

@@ -45,7 +45,7 @@ enum Peer {
     Other,
     /// The agent: orders, policies, baselines, explanations. Not everyone: the gate reads files as root.
     Agent,
-    /// Root: enrollment too.
+    /// Root: enrollment and break-glass too.
     Root,
 }
 
@@ -192,10 +192,11 @@ impl Connection {
     fn answer(&mut self, request: Request) -> io::Result<()> {
         let needed = match request {
             Request::Status => Peer::Other,
-            Request::Enroll { .. } => Peer::Root,
+            Request::Enroll { .. } | Request::BreakGlass { .. } => Peer::Root,
             Request::Explain { .. }
             | Request::Preview { .. }
             | Request::StorePolicy { .. }
+            | Request::StoreBreakGlass { .. }
             | Request::BaselineBegin { .. }
             | Request::BaselineChunk { .. }
             | Request::BaselineEnd
@@ -228,6 +229,11 @@ impl Connection {
                 done(lock(&self.gate).enroll(&machine, incarnation, &order_keys))
             }
             Request::StorePolicy { envelope } => done(lock(&self.gate).store_policy(&envelope)),
+            Request::StoreBreakGlass { envelope } => done(lock(&self.gate).store_break_glass(&envelope)),
+            Request::BreakGlass { code } => match lock(&self.gate).break_glass(&code) {
+                Ok(proof) => Reply::Lifted { proof },
+                Err(error) => Reply::Refused { reason: format!("{error:#}") },
+            },
             Request::BaselineBegin { bytes, sha256 } => done(self.begin(bytes, &sha256)),
             Request::BaselineChunk { data } => done(self.chunk(&data)),
             Request::BaselineEnd => done(self.end()),

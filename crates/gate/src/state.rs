@@ -2,6 +2,9 @@
 //!
 //! Every file but the baseline is a line with the SHA-256 of what follows, then JSON. A file is written beside its place, synced,
 //! renamed over it, and the folder is synced: what `save` reported is there after a crash.
+//!
+//! What the way back needs, the enrollment and the break-glass codes, has a copy in a folder beside this one. So a folder
+//! that was emptied is told from one that never held anything, and restricts.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -20,6 +23,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
+use crate::break_glass::{BreakGlass, Lift};
 use crate::end::Anchor;
 
 /// The longest file of ours but the baseline, in bytes: room for a policy.
@@ -35,6 +39,8 @@ const HANDOVER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct State {
     folder: PathBuf,
+    /// Where the copies are.
+    beside: PathBuf,
     _lock: Flock<fs::File>,
 }
 
@@ -84,6 +90,9 @@ pub struct Accepted {
     /// Where a restriction that ends by itself ends, until it did. When it is to end is in the order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<Anchor>,
+    /// The code by which the restriction was lifted before its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lift: Option<Lift>,
 }
 
 impl Accepted {
@@ -105,6 +114,7 @@ impl Accepted {
             survival: Vec::new(),
             receipt: None,
             end: None,
+            lift: None,
         }
     }
 
@@ -133,18 +143,44 @@ pub struct FailedClosed {
     /// What is damaged or gone.
     pub reason: String,
     since: i64,
+    /// The code by which the machine was released all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lift: Option<Lift>,
 }
 
 impl FailedClosed {
     /// What is damaged or gone, and when that was found.
     pub fn new(reason: String, since: Timestamp) -> Self {
-        Self { reason, since: since.ticks() }
+        Self { reason, since: since.ticks(), lift: None }
     }
 
     /// Only an order signed later counts: what a lost fence would have refused is refused by its date.
     pub fn since(&self) -> Timestamp {
         Timestamp::from_ticks(self.since)
     }
+}
+
+/// Why the machine has to be restricted by what a folder of state says, where no gate runs; none when it has not.
+/// What cannot be read restricts.
+pub fn why_restricted(folder: &Path) -> Option<String> {
+    if !folder.exists() && !beside(folder).exists() {
+        return None;
+    }
+    let look = || -> Result<Option<String>, StateError> {
+        let state = State::open(folder)?;
+        match state.failed_closed()? {
+            Some(failed) if failed.lift.is_some() => return Ok(None),
+            Some(failed) => return Ok(Some(failed.reason)),
+            None => {}
+        }
+        let enrolled = state.enrollment()?.is_some();
+        Ok(match state.accepted()? {
+            Some(accepted) if accepted.is_restricted() => Some("the last order restricts it".to_owned()),
+            Some(_) => None,
+            None => enrolled.then(|| "it is enrolled, and its fence is gone".to_owned()),
+        })
+    };
+    look().unwrap_or_else(|error| Some(format!("{:#}", anyhow::Error::from(error))))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -179,11 +215,12 @@ impl State {
                 Err((_, error)) => return Err(failed(error.into())),
             }
         };
-        for name in ["policies", "canaries"] {
+        let beside = beside(folder);
+        for path in [folder.join("policies"), folder.join("canaries"), beside.clone()] {
             // On a full disk the gate still has to start. What needs the folder fails then, and says so.
-            drop(create(&folder.join(name)));
+            drop(create(&path));
         }
-        Ok(Self { folder: folder.to_owned(), _lock: lock })
+        Ok(Self { folder: folder.to_owned(), beside, _lock: lock })
     }
 
     /// Where the canaries live.
@@ -249,22 +286,22 @@ impl State {
     /// # Errors
     /// [`StateError`] when both are damaged.
     pub fn enrollment(&self) -> Result<Option<Enrollment>, StateError> {
-        match (self.enrollment_in("enrollment"), self.enrollment_in("enrollment.copy")) {
-            (Ok(Some(enrollment)), _) | (_, Ok(Some(enrollment))) => Ok(Some(enrollment)),
+        let name = "enrollment";
+        match (enrollment_in(&self.folder.join(name)), enrollment_in(&self.beside.join(name))) {
+            (Ok(Some(enrollment)), copy) => {
+                if copy.ok().flatten().as_ref() != Some(&enrollment) {
+                    // What cannot be mended now is tried again at the next start.
+                    drop(save_in(&self.beside, name, &EnrollmentFile::of(&enrollment)));
+                }
+                Ok(Some(enrollment))
+            }
+            (_, Ok(Some(enrollment))) => {
+                drop(self.save(name, &EnrollmentFile::of(&enrollment)));
+                Ok(Some(enrollment))
+            }
             (Ok(None), Ok(None)) => Ok(None),
             (Err(error), _) | (_, Err(error)) => Err(error),
         }
-    }
-
-    fn enrollment_in(&self, name: &str) -> Result<Option<Enrollment>, StateError> {
-        let Some(file) = self.load::<EnrollmentFile>(name)? else { return Ok(None) };
-        let damaged = |message: String| StateError::Damaged(self.folder.join(name), message);
-        let keys: Result<Vec<PublicKey>, _> = file.order_keys.iter().map(|key| key.parse()).collect();
-        Ok(Some(Enrollment {
-            machine: file.machine.parse().map_err(|error| damaged(format!("{error}")))?,
-            incarnation: file.incarnation,
-            keys: TrustedKeys::new(keys.map_err(|error| damaged(format!("{error}")))?),
-        }))
     }
 
     /// Keeps an enrollment with its fence, which is written first: an enrollment without a fence is damage.
@@ -273,13 +310,45 @@ impl State {
     /// [`StateError`].
     pub fn save_enrollment(&self, enrollment: &Enrollment, fence: &Accepted) -> Result<(), StateError> {
         self.save_accepted(fence)?;
-        let file = EnrollmentFile {
-            machine: enrollment.machine.to_string(),
-            incarnation: enrollment.incarnation,
-            order_keys: enrollment.keys.iter().map(ToString::to_string).collect(),
-        };
-        self.save("enrollment.copy", &file)?;
+        let file = EnrollmentFile::of(enrollment);
+        save_in(&self.beside, "enrollment", &file)?;
         self.save("enrollment", &file)
+    }
+
+    /// What is kept of break-glass. There are two copies, of which the later counts.
+    ///
+    /// # Errors
+    /// [`StateError`] when none can be read, and one is damaged.
+    pub fn break_glass(&self) -> Result<BreakGlass, StateError> {
+        let name = "break-glass";
+        let found = [load_from::<BreakGlass>(&self.folder.join(name)), load_from(&self.beside.join(name))];
+        let mut later: Option<BreakGlass> = None;
+        let mut failure = None;
+        for found in found {
+            match found {
+                Ok(Some(glass)) if later.as_ref().is_none_or(|later| glass.revision > later.revision) => {
+                    later = Some(glass);
+                }
+                Ok(_) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        match (later, failure) {
+            (Some(glass), _) => Ok(glass),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(BreakGlass::default()),
+        }
+    }
+
+    /// Keeps it, in one place at least.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when it is in neither.
+    pub fn save_break_glass(&self, glass: &mut BreakGlass) -> Result<(), StateError> {
+        glass.revision += 1;
+        let name = "break-glass";
+        let copy = save_in(&self.beside, name, glass);
+        self.save(name, glass).or(copy)
     }
 
     /// Why the machine is restricted without an order, when it is.
@@ -357,24 +426,7 @@ impl State {
     /// # Errors
     /// [`StateError`].
     pub fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
-        let path = self.folder.join(name);
-        let mut bytes = Vec::new();
-        match fs::File::open(&path) {
-            Ok(file) => file
-                .take(FILE_BYTES_MAX)
-                .read_to_end(&mut bytes)
-                .map_err(|error| StateError::Io(path.clone(), error))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StateError::Io(path, error)),
-        };
-        let damaged = |message: &str| StateError::Damaged(path.clone(), message.to_owned());
-        let newline = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| damaged("no checksum"))?;
-        let (checksum, body) = bytes.split_at(newline);
-        let body = body.get(1..).unwrap_or_default();
-        if checksum != checksum_of(body).as_bytes() {
-            return Err(damaged("its checksum does not match"));
-        }
-        serde_json::from_slice(body).map(Some).map_err(|error| damaged(&error.to_string()))
+        load_from(&self.folder.join(name))
     }
 
     /// Writes a file whole or not at all.
@@ -382,23 +434,80 @@ impl State {
     /// # Errors
     /// [`StateError::Io`]; the file is then as it was.
     pub fn save<T: Serialize + ?Sized>(&self, name: &str, value: &T) -> Result<(), StateError> {
-        let path = self.folder.join(name);
-        let beside = self.folder.join(format!("{name}.tmp"));
-        let write = || -> io::Result<()> {
-            let body = serde_json::to_vec(value)?;
-            let mut file =
-                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-            file.write_all(format!("{}\n", checksum_of(&body)).as_bytes())?;
-            file.write_all(&body)?;
-            file.sync_all()?;
-            put_in_place(&beside, &path)
-        };
-        write().map_err(|error| {
-            // Half a file must not keep a full disk full.
-            drop(fs::remove_file(&beside));
-            StateError::Io(path.clone(), error)
-        })
+        save_in(&self.folder, name, value)
     }
+}
+
+/// The folder of the copies: of the same name with `.copy` behind it.
+fn beside(folder: &Path) -> PathBuf {
+    let mut name = folder.as_os_str().to_owned();
+    name.push(".copy");
+    PathBuf::from(name)
+}
+
+impl EnrollmentFile {
+    fn of(enrollment: &Enrollment) -> Self {
+        Self {
+            machine: enrollment.machine.to_string(),
+            incarnation: enrollment.incarnation,
+            order_keys: enrollment.keys.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+fn enrollment_in(path: &Path) -> Result<Option<Enrollment>, StateError> {
+    let Some(file) = load_from::<EnrollmentFile>(path)? else { return Ok(None) };
+    let damaged = |message: String| StateError::Damaged(path.to_owned(), message);
+    let keys: Result<Vec<PublicKey>, _> = file.order_keys.iter().map(|key| key.parse()).collect();
+    Ok(Some(Enrollment {
+        machine: file.machine.parse().map_err(|error| damaged(format!("{error}")))?,
+        incarnation: file.incarnation,
+        keys: TrustedKeys::new(keys.map_err(|error| damaged(format!("{error}")))?),
+    }))
+}
+
+fn load_from<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
+    let failed = |error| StateError::Io(path.to_owned(), error);
+    let mut bytes = Vec::new();
+    match fs::File::open(path) {
+        Ok(file) => file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    read_file(&bytes).map(Some).map_err(|message| StateError::Damaged(path.to_owned(), message))
+}
+
+/// What a file of the gate's says.
+///
+/// # Errors
+/// What is damaged.
+pub fn read_file<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let newline = bytes.iter().position(|byte| *byte == b'\n').ok_or("no checksum")?;
+    let (checksum, body) = bytes.split_at(newline);
+    let body = body.get(1..).unwrap_or_default();
+    if checksum != checksum_of(body).as_bytes() {
+        return Err("its checksum does not match".to_owned());
+    }
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+fn save_in<T: Serialize + ?Sized>(folder: &Path, name: &str, value: &T) -> Result<(), StateError> {
+    let path = folder.join(name);
+    let beside = folder.join(format!("{name}.tmp"));
+    let write = || -> io::Result<()> {
+        let body = serde_json::to_vec(value)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(format!("{}\n", checksum_of(&body)).as_bytes())?;
+        file.write_all(&body)?;
+        file.sync_all()?;
+        put_in_place(&beside, &path)
+    };
+    write().map_err(|error| {
+        // Half a file must not keep a full disk full.
+        drop(fs::remove_file(&beside));
+        StateError::Io(path.clone(), error)
+    })
 }
 
 /// Removes a file, if it is there.
@@ -430,7 +539,8 @@ mod tests {
     #[test]
     fn every_flipped_bit_and_cut_is_damage() {
         let folder = tempfile::tempdir().unwrap();
-        let state = State::open(folder.path()).unwrap();
+        let path = folder.path().join("state");
+        let state = State::open(&path).unwrap();
         assert_eq!(state.accepted().unwrap(), None);
         let accepted = Accepted::new(
             Fence { store_epoch: 1, incarnation: 2, generation: 3 },
@@ -439,7 +549,7 @@ mod tests {
         );
         state.save_accepted(&accepted).unwrap();
         assert_eq!(state.accepted().unwrap(), Some(accepted));
-        let path = folder.path().join("fence");
+        let path = path.join("fence");
         let good = fs::read(&path).unwrap();
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
@@ -456,21 +566,23 @@ mod tests {
     #[test]
     fn a_fence_from_before_there_were_ends_is_read() {
         let folder = tempfile::tempdir().unwrap();
-        let state = State::open(folder.path()).unwrap();
+        let path = folder.path().join("state");
+        let state = State::open(&path).unwrap();
         let body = r#"{"store_epoch":1,"incarnation":2,"generation":3,"restricted":true,"order":"o","policy":"p","survival":["s"],"receipt":null}"#;
         let file = format!("{}\n{body}", checksum_of(body.as_bytes()));
-        fs::write(folder.path().join("fence"), &file).unwrap();
+        fs::write(path.join("fence"), &file).unwrap();
         let accepted = state.accepted().unwrap().unwrap();
         assert!(accepted.is_restricted() && accepted.end.is_none());
         // And without an end it is written like that.
         state.save_accepted(&accepted).unwrap();
-        assert_eq!(fs::read_to_string(folder.path().join("fence")).unwrap(), file);
+        assert_eq!(fs::read_to_string(path.join("fence")).unwrap(), file);
     }
 
     #[test]
     fn the_oldest_policies_go() {
         let folder = tempfile::tempdir().unwrap();
-        let state = State::open(folder.path()).unwrap();
+        let path = folder.path().join("state");
+        let state = State::open(&path).unwrap();
         let last = Sha256Digest([200; 32]);
         for i in 100..=last.0[0] {
             state.save_policy(Sha256Digest([i; 32]), "policy").unwrap();
@@ -483,34 +595,63 @@ mod tests {
     #[test]
     fn the_key_is_made_once() {
         let folder = tempfile::tempdir().unwrap();
-        let state = State::open(folder.path()).unwrap();
+        let path = folder.path().join("state");
+        let state = State::open(&path).unwrap();
         assert!(!state.has_key());
         let key = state.key().unwrap().public_key();
         assert_eq!(state.key().unwrap().public_key(), key);
-        fs::write(folder.path().join("key"), "rubbish").unwrap();
+        fs::write(path.join("key"), "rubbish").unwrap();
         assert!(!state.has_key());
         assert_ne!(state.key().unwrap().public_key(), key);
-        assert_eq!(fs::read(folder.path().join("key.damaged")).unwrap(), b"rubbish");
+        assert_eq!(fs::read(path.join("key.damaged")).unwrap(), b"rubbish");
     }
 
     #[test]
-    fn one_copy_of_the_enrollment_is_enough() {
+    fn one_copy_of_the_enrollment_is_enough_and_mends_the_other() {
         let folder = tempfile::tempdir().unwrap();
-        let state = State::open(folder.path()).unwrap();
+        let path = folder.path().join("state");
+        let state = State::open(&path).unwrap();
         let keys = TrustedKeys::new([SigningKey::from_seed(&[1; 32]).public_key()]);
         let enrollment = Enrollment { machine: MachineId([7; 20]), incarnation: 3, keys };
         state.save_enrollment(&enrollment, &Accepted::none(3)).unwrap();
-        for name in ["enrollment", "enrollment.copy"] {
-            let good = fs::read(folder.path().join(name)).unwrap();
-            fs::write(folder.path().join(name), "rubbish").unwrap();
+        let copies = [path.join("enrollment"), beside(&path).join("enrollment")];
+        for copy in &copies {
+            let good = fs::read(copy).unwrap();
+            fs::write(copy, "rubbish").unwrap();
             assert_eq!(state.enrollment().unwrap(), Some(enrollment.clone()));
-            fs::remove_file(folder.path().join(name)).unwrap();
+            assert_eq!(fs::read(copy).unwrap(), good);
+            fs::remove_file(copy).unwrap();
             assert_eq!(state.enrollment().unwrap(), Some(enrollment.clone()));
-            fs::write(folder.path().join(name), good).unwrap();
+            assert_eq!(fs::read(copy).unwrap(), good);
         }
-        for name in ["enrollment", "enrollment.copy"] {
-            fs::write(folder.path().join(name), "rubbish").unwrap();
+        for copy in &copies {
+            fs::write(copy, "rubbish").unwrap();
         }
         assert!(state.enrollment().is_err());
+    }
+
+    #[test]
+    fn of_two_copies_of_break_glass_the_later_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let state = State::open(&path).unwrap();
+        assert_eq!(state.break_glass().unwrap(), BreakGlass::default());
+        let copies = [path.join("break-glass"), beside(&path).join("break-glass")];
+        let mut glass = BreakGlass::default();
+        state.save_break_glass(&mut glass).unwrap();
+        let old = fs::read(&copies[0]).unwrap();
+        state.save_break_glass(&mut glass).unwrap();
+        for copy in &copies {
+            let good = fs::read(copy).unwrap();
+            for bad in [old.as_slice(), b"rubbish", b""] {
+                fs::write(copy, bad).unwrap();
+                assert_eq!(state.break_glass().unwrap(), glass);
+            }
+            fs::write(copy, good).unwrap();
+        }
+        for copy in &copies {
+            fs::write(copy, "rubbish").unwrap();
+        }
+        assert!(state.break_glass().is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! The survival set: what must run on a restricted machine so that it can be released again.
 //!
-//! It is the gate, the agent, the loader that starts the agent, and the listed canary. What else keeps a machine alive
+//! It is the gate and the agent with the loaders that start them, and the listed canary. The gate is started on a
+//! restricted machine too: by whoever has a break-glass code. What else keeps a machine alive
 //! comes from packages.
 
 use std::collections::BTreeSet;
@@ -15,7 +16,8 @@ use enforcement::canary::Canaries;
 
 /// Finds the digests of the survival set, and remembers them as long as the files stay what they are.
 pub struct SurvivalSet {
-    own: Sha256Digest,
+    /// The running gate, and its loader.
+    own: BTreeSet<Sha256Digest>,
     agent_program: PathBuf,
     known: Vec<(FileIdentity, Sha256Digest)>,
 }
@@ -30,8 +32,11 @@ impl SurvivalSet {
     /// # Errors
     /// From reading the gate's own program.
     pub fn new(agent_program: &Path) -> std::io::Result<Self> {
-        let own =
-            enforcement::hash(&File::open("/proc/self/exe")?.into(), Settings::default().hash_bytes_max)?;
+        let program = Path::new("/proc/self/exe");
+        let hash = |file: File| enforcement::hash(&file.into(), Settings::default().hash_bytes_max);
+        let mut own = BTreeSet::from([hash(File::open(program)?)?]);
+        // Without it only a gate that runs already lifts anything.
+        own.extend(loader_of(program).and_then(|loader| hash(File::open(loader).ok()?).ok()));
         Ok(Self { own, agent_program: agent_program.to_owned(), known: Vec::new() })
     }
 
@@ -58,7 +63,7 @@ impl SurvivalSet {
 
     /// What of the set is part of the running gate.
     pub fn fixed(&self) -> BTreeSet<Sha256Digest> {
-        BTreeSet::from([self.own, Canaries::listed_digest()])
+        self.own.iter().copied().chain([Canaries::listed_digest()]).collect()
     }
 }
 
@@ -132,7 +137,8 @@ mod tests {
     fn what_is_no_program_has_no_loader() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent");
-        assert_eq!(SurvivalSet::new(&path).unwrap().look().len(), 2, "missing");
+        // The test, its loader, and the canary.
+        assert_eq!(SurvivalSet::new(&path).unwrap().look().len(), 3, "missing");
         let header = |tail: &[u8]| [&b"\x7fELF\x02"[..], tail].concat();
         for bytes in
             [Vec::new(), b"#!/bin/sh\n".to_vec(), header(&[]), header(&[0xff; 59]), header(&[0xff; 200])]

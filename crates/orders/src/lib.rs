@@ -1,17 +1,22 @@
 //! The exact bytes of orders, policies and receipts: made, signed, and believed only after verification.
 //!
-//! Owns the signed envelope and the three documents inside it. The only ways to a [`VerifiedOrder`], a
-//! [`VerifiedPolicy`] and a [`VerifiedReceipt`] are their `verify` functions, so code that acts on unverified bytes
-//! does not compile. Deliberately does not decide whether a verified order may be obeyed: that is the fence's job
+//! Owns the signed envelope and the documents inside it, those of break-glass among them. The only ways to a
+//! [`VerifiedOrder`], a [`VerifiedPolicy`] and a [`VerifiedReceipt`] are their `verify` functions, so code that acts on
+//! unverified bytes does not compile. Deliberately does not decide whether a verified order may be obeyed: that is the fence's job
 //! (`domain::restriction::Fence::admit`), and the fence lives on the machine's disk.
 #![forbid(unsafe_code)]
 
+mod break_glass;
 mod envelope;
 mod key;
 mod order;
 mod policy;
 mod receipt;
 
+pub use break_glass::{
+    BREAK_GLASS_CODES, BREAK_GLASS_USES_MAX, BreakGlassCode, BreakGlassLog, BreakGlassStatement,
+    BreakGlassUse, CodeNumber, ParseCodeError, VerifiedBreakGlass, VerifiedBreakGlassLog,
+};
 pub use envelope::{Envelope, VerifyError};
 pub use key::{KeyId, ParseKeyError, PublicKey, SigningKey, TrustedKeys};
 pub use order::{Order, VerifiedOrder};

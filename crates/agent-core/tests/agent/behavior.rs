@@ -6,7 +6,7 @@ use agent_core::{Agent, Effect, Input, InventoryEnd, LinkState, Notice, SystemFa
 use agent_protocol::{FromAgent, FromServer, Interface, Limited as _, PROTOCOL_VERSION, Welcome};
 use domain::restriction::Desired;
 use domain::time::Timestamp;
-use gate_protocol::{Reply, Request, Status};
+use gate_protocol::{BreakGlassStatus, Reply, Request, Status};
 
 use crate::gate::Gate;
 use crate::server::{Server, order};
@@ -64,6 +64,7 @@ fn shown(effect: &Effect) -> Option<String> {
             Request::StorePolicy { .. } => "ask policy".to_owned(),
             Request::Apply { .. } => "ask apply".to_owned(),
             Request::LastReceipt => "ask receipt".to_owned(),
+            Request::StoreBreakGlass { envelope } => format!("ask codes {envelope}"),
             Request::Denials => "ask denials".to_owned(),
             other => format!("{other:?}"),
         },
@@ -257,6 +258,44 @@ fn a_policy_that_the_gate_took_to_its_grave_is_stored_again_before_the_order_tha
         let order = bench.give(frame(server.make_order(Desired::Restricted)));
         assert_eq!(order == ["ask apply"], is_kept);
     }
+}
+
+#[test]
+fn break_glass_codes_go_to_the_gate_and_what_it_holds_to_the_server() {
+    let codes = |envelope: &str| frame(FromServer::BreakGlass { envelope: envelope.to_owned() });
+    // A gate that knows of none is not asked.
+    assert_eq!(Bench::linked(&status()).give(codes("1")), [""; 0]);
+    let glass = BreakGlassStatus {
+        store_epoch: 1,
+        incarnation: 1,
+        first: 0,
+        codes_left: 0,
+        lifted_at: None,
+        log: Some("log".to_owned()),
+    };
+    let status = Status { break_glass: Some(glass), ..status() };
+    let mut bench = Bench::linked(&status);
+    assert_eq!(bench.give(codes("1")), ["ask codes 1"]);
+    // The last one counts; a gate that goes away is asked again.
+    bench.give(codes("2"));
+    bench.give(Input::GateLost("killed".to_owned()));
+    bench.give(Input::GateConnected);
+    assert_eq!(bench.give(said(&status)), ["ask codes 2"]);
+    assert_eq!(bench.give(replied(Reply::Done)), ["ask status"]);
+    let beats = bench.agent.handle(said(&status), bench.now);
+    let reported = beats.iter().find_map(|effect| match effect {
+        Effect::Send(sent) => match sent.as_ref() {
+            FromAgent::Heartbeat(beat) => beat.restriction.break_glass.clone(),
+            _ => None,
+        },
+        _ => None,
+    });
+    assert_eq!(reported.unwrap().log.as_deref(), Some("log"));
+    // A refusal is the end of it.
+    bench.give(replied(no_denials()));
+    assert_eq!(bench.give(codes("3")), ["ask codes 3"]);
+    let refused = bench.give(replied(Reply::Refused { reason: "older".to_owned() }));
+    assert!(!refused.contains(&"ask codes 3".to_owned()));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use domain::digest::Sha256Digest;
 use domain::restriction::{CanaryOutcome, Desired, Fence, Probe, Tier};
 use domain::time::Timestamp;
-use gate_protocol::{DENIALS_MAX, Denial, Reply, Request, Status};
+use gate_protocol::{BreakGlassStatus, DENIALS_MAX, Denial, Reply, Request, Status};
 use orders::{Order, Outcome, PublicKey, Receipt, SigningKey, VerifiedOrder, VerifiedPolicy};
 
 use crate::{MACHINE, identity};
@@ -29,6 +29,7 @@ pub(crate) struct Gate {
     receipt: Option<String>,
     policies: BTreeMap<Sha256Digest, String>,
     pub(crate) baseline: Option<String>,
+    pub(crate) break_glass: Option<BreakGlassStatus>,
     // What is lost when it is killed.
     denials: Vec<Denial>,
     dropped: u64,
@@ -48,6 +49,7 @@ impl Gate {
             receipt: None,
             policies: BTreeMap::new(),
             baseline: None,
+            break_glass: None,
             denials: Vec::new(),
             dropped: 0,
             restricted: false,
@@ -217,6 +219,7 @@ impl Gate {
             policy: None,
             baseline: self.baseline.clone(),
             baseline_files: 0,
+            break_glass: self.break_glass.clone(),
             marks: 0,
             labels: 0,
             asked: 0,

@@ -5,6 +5,7 @@
 #![cfg(test)]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it expects; anything else fails it")]
 
+mod break_glass;
 mod crashes;
 mod denials;
 mod ends;

@@ -11,10 +11,10 @@ use orders::Outcome;
 use crate::support::*;
 
 /// Something that can happen to a file, and its name.
-type Damage = (&'static str, fn(&Path));
+pub(crate) type Damage = (&'static str, fn(&Path));
 
 /// What can happen to a file.
-const DAMAGES: [Damage; 5] = [
+pub(crate) const DAMAGES: [Damage; 5] = [
     ("a flipped bit", |path| {
         let mut bytes = fs::read(path).unwrap();
         let middle = bytes.len() / 2;
@@ -49,7 +49,7 @@ fn restore(machine: &mut Machine) {
     machine.start();
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -121,9 +121,11 @@ gate_test! {
         for desired in [Restricted, Released] {
             machine.obeyed(desired);
             save(&machine);
-            for name in ["enrollment", "enrollment.copy"] {
+            for path in [machine.state("enrollment"), machine.copy_of("enrollment")] {
                 for (_, how) in DAMAGES {
-                    damage(&mut machine, name, how);
+                    machine.stop(SIGKILL);
+                    how(&path);
+                    machine.start();
                     machine.expect(desired);
                     assert_eq!(machine.status().failed_closed, None);
                     restore(&mut machine);
@@ -141,7 +143,7 @@ gate_test! {
             save(&machine);
             let (generation, incarnation) = (machine.generation, machine.incarnation);
             for (what, how) in DAMAGES {
-                how(&machine.state("enrollment.copy"));
+                how(&machine.copy_of("enrollment"));
                 damage(&mut machine, "enrollment", how);
                 let status = machine.status();
                 assert!(status.restricted && status.machine.is_none(), "{what}");
@@ -305,7 +307,7 @@ gate_test! {
 }
 
 /// Writes a file until nothing more fits.
-fn fill(path: &Path) {
+pub(crate) fn fill(path: &Path) {
     use std::io::Write as _;
     let mut file = fs::File::create(path).unwrap();
     while file.write(&[0; 4096]).is_ok_and(|written| written > 0) {}

@@ -241,9 +241,21 @@ impl Machine {
         self.folder.join("state").join(name)
     }
 
+    /// The copy of a file of the state.
+    pub(crate) fn copy_of(&self, name: &str) -> PathBuf {
+        self.folder.join("state.copy").join(name)
+    }
+
     /// The gate's command line.
     pub(crate) fn gate_command(&self) -> Command {
         self.gate_command_with(&[])
+    }
+
+    /// The same, started by nothing else: for what ends by itself.
+    pub(crate) fn gate_itself(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cordon-gate"));
+        command.arg("--config").arg(self.folder.join("gate.toml"));
+        command
     }
 
     /// The same with options of `setpriv`. It dies with the test.

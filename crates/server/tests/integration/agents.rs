@@ -72,7 +72,14 @@ impl Machine {
 
     fn report(&self, generation: u64, restricted: bool) -> RestrictionReport {
         let incarnation = self.enrolled.incarnation;
-        RestrictionReport { incarnation, store_epoch: 1, generation, restricted, policy: None }
+        RestrictionReport {
+            incarnation,
+            store_epoch: 1,
+            generation,
+            restricted,
+            policy: None,
+            break_glass: None,
+        }
     }
 
     fn hello(&self, generation: u64, policies: &[String]) -> Hello {

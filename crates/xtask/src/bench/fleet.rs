@@ -87,6 +87,7 @@ async fn say_hello(enrolled: &EnrollReply, key: &KeyPair, name: String) -> Resul
             generation: 0,
             restricted: false,
             policy: None,
+            break_glass: None,
         },
         policies: Vec::new(),
     }));

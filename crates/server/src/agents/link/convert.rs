@@ -130,6 +130,7 @@ mod tests {
                 generation: 0,
                 restricted: false,
                 policy: None,
+                break_glass: None,
             },
             policies: Vec::new(),
         }

@@ -368,6 +368,7 @@ impl Gate {
             generation: self.fence.generation,
             restricted: self.restricted,
             policy: self.policy.clone(),
+            break_glass: None,
         }
     }
 }

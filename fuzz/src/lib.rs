@@ -9,6 +9,11 @@
 #[path = "../../crates/server/src/token/text.rs"]
 mod token_text;
 
+/// What the kernel's programs tell is read by one file of the gate's backend, which brings them along.
+#[path = "../../crates/enforcement/src/kernel/abi.rs"]
+#[expect(dead_code, reason = "what is only written is not fuzzed")]
+mod kernel_abi;
+
 use std::io::ErrorKind;
 use std::sync::LazyLock;
 
@@ -45,6 +50,7 @@ pub const TARGETS: [(&str, fn(&[u8])); 9] = [
     ("rpm", rpm),
     ("baseline", baseline),
     ("token", token),
+    ("kernel_event", kernel_event),
 ];
 
 static SCHEMA: Schema = Schema {
@@ -335,4 +341,30 @@ fn read_token(text: &str) -> Option<token_text::TokenText<'_>> {
             None
         }
     }
+}
+
+/// Events, labels and settings as they lie in the kernel's maps, which others may have written: paths are bounded and
+/// absolute or marked as cut, what is not known restricts, and a label reads as what is written of it.
+pub fn kernel_event(data: &[u8]) {
+    use kernel_abi::{Control, Event, Label, Mode, Sight, State};
+    if let Some(event) = Event::from_bytes(data) {
+        for path in [&event.path, &event.program] {
+            assert!(path.is_empty() || path.starts_with(b"/") || path.starts_with(b".../"));
+            assert!(path.len() <= 1300 && !path.contains(&0));
+        }
+    }
+    if let Some(label) = Label::from_bytes(data) {
+        assert_eq!(Label::from_bytes(&label.to_bytes()), Some(label));
+        assert!(label.settled || !(label.counts(1) || label.counts(2)));
+    }
+    let control = Control::from_bytes(data);
+    assert_eq!(Control::from_bytes(&control.to_bytes()), control);
+    let mode = Mode::from_bytes(data);
+    assert!(mode.state == State::Restricting || data.iter().take(4).all(|byte| *byte <= 1));
+    let _ = Sight::from_bytes(data);
+}
+
+/// Whether these bytes are an event with a path.
+pub fn is_kernel_event(data: &[u8]) -> bool {
+    kernel_abi::Event::from_bytes(data).is_some_and(|event| !event.path.is_empty())
 }

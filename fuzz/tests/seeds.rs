@@ -39,8 +39,9 @@ fn every_target_holds_on_its_seeds_and_near_them() {
 #[test]
 fn the_seeds_are_worth_their_name() {
     // Each target has a seed that is accepted, else the replay would only ever see refusals.
-    let accepted: [(&str, fn(&[u8]) -> bool); 6] = [
+    let accepted: [(&str, fn(&[u8]) -> bool); 7] = [
         ("token", fuzz::is_token),
+        ("kernel_event", fuzz::is_kernel_event),
         ("agent_protocol", |data| agent_protocol::decode::<agent_protocol::FromAgent>(data, 1 << 20).is_ok()),
         ("gate_protocol", |mut data| {
             matches!(gate_protocol::read_frame::<gate_protocol::Request>(&mut data), Ok(Some(_)))

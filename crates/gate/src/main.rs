@@ -151,6 +151,18 @@ fn run() -> Result<ExitCode> {
                 }
                 works |= true;
             }
+            match tier::missing_options() {
+                Ok(missing) => {
+                    for (option, tiers) in missing {
+                        writeln!(out, "kernel option {option} is missing, which {tiers} needs")?;
+                    }
+                }
+                Err(error) => writeln!(out, "kernel options cannot be told: {error}")?,
+            }
+            if let Ok(status) = ask_status(&config) {
+                let tier = status.tier.unwrap_or_else(|| "none".to_owned());
+                writeln!(out, "the running gate has tier {tier}: {}", status.tier_note)?;
+            }
             if !works {
                 return Ok(ExitCode::FAILURE);
             }

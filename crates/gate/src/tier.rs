@@ -57,6 +57,35 @@ pub fn look(config: &Config) -> Vec<Tried> {
     candidates(config).iter().map(|tier| Tried { tier: *tier, obstacle: obstacle(*tier) }).collect()
 }
 
+/// The kernel options that the tiers need, and which of them.
+const OPTIONS: &[(&str, &str)] = &[
+    ("CONFIG_BPF_SYSCALL", "T1 and T2"),
+    ("CONFIG_BPF_JIT", "T1 and T2"),
+    ("CONFIG_DEBUG_INFO_BTF", "T1 and T2"),
+    ("CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS", "T2"),
+    ("CONFIG_BPF_LSM", "T1"),
+    ("CONFIG_FANOTIFY_ACCESS_PERMISSIONS", "T3"),
+];
+
+/// The kernel options that are missing, each with who needs it; or why that cannot be told.
+///
+/// # Errors
+/// When the kernel's configuration is not where distributions put it.
+pub fn missing_options() -> std::io::Result<Vec<(&'static str, &'static str)>> {
+    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    let path = format!("/boot/config-{release}");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| std::io::Error::new(error.kind(), format!("{path}: {error}")))?;
+    Ok(missing_in(&text))
+}
+
+fn missing_in(configuration: &str) -> Vec<(&'static str, &'static str)> {
+    let is_set = |option: &str| {
+        configuration.lines().any(|line| line.strip_prefix(option).is_some_and(|value| value == "=y"))
+    };
+    OPTIONS.iter().copied().filter(|(option, _)| !is_set(option)).collect()
+}
+
 /// Starts the first candidate that works. The last one is taken whether it works or not: the gate must run to say so.
 ///
 /// `keepers` have what a restriction by fanotify must not lose. `baseline_files` is how many files packages shipped, as
@@ -137,6 +166,14 @@ fn chain(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn missing_options_are_named() {
+        let all: String = OPTIONS.iter().map(|(option, _)| format!("{option}=y\n")).collect();
+        assert_eq!(missing_in(&all), []);
+        let without = all.replace("CONFIG_BPF_LSM=y", "# CONFIG_BPF_LSM is not set\nCONFIG_BPF_LSM_X=y");
+        assert_eq!(missing_in(&without), [("CONFIG_BPF_LSM", "T1")]);
+    }
 
     #[test]
     fn what_covers_one_namespace_only_is_fanotify() {

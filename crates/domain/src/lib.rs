@@ -18,6 +18,7 @@ pub mod machine_group;
 pub mod permission;
 pub mod policy_settings;
 pub mod program_class;
+pub mod program_start;
 pub mod rate_limit;
 pub mod restriction;
 pub mod role;

@@ -47,7 +47,8 @@ choice! {
         /// Interpreters that are no shells start only by `#!` of a listed script, or below a system unit.
         #[default]
         Default = "default",
-        /// Interpreters, shells among them, open only listed code, and neither `-c` nor hostile environment variables.
+        /// Interpreters, shells among them, start without hostile environment variables, and shells without code in their
+        /// arguments.
         Strict = "strict",
     }
 }

@@ -112,7 +112,7 @@ impl Examiner {
         {
             self.found.0.insert(version, digest);
         }
-        let Label { decision, digest } = label;
+        let Label { decision, digest, .. } = label;
         Examined { decision, digest, path, file: (version.device, version.inode) }
     }
 
@@ -143,7 +143,7 @@ impl Examined {
     }
 
     fn failure(cause: DecisionCause, path: Vec<u8>) -> Self {
-        let Label { decision, digest } = Label::failure(cause);
+        let Label { decision, digest, .. } = Label::failure(cause);
         Self { decision, digest, path, file: (0, 0) }
     }
 }

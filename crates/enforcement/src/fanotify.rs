@@ -24,6 +24,7 @@ use crate::label::{self, InodeVersion, Job, Label};
 use crate::namespaces;
 use crate::programs::Programs;
 use crate::responder::{self, Answer};
+use crate::start::{self, StartJob};
 use crate::sys::Response;
 use crate::verdicts::{self, Verdicts};
 use crate::{Enforcer, Error, Judge, Status, sys};
@@ -240,6 +241,7 @@ pub(crate) struct Shared {
     pub(crate) ping: EventFd,
     pub(crate) small: WakingQueue<Job>,
     pub(crate) large: WakingQueue<Job>,
+    pub(crate) starts: WakingQueue<StartJob>,
     pub(crate) answers: WakingQueue<Answer>,
     pub(crate) raw_denials: WakingQueue<RawDenial>,
     pub(crate) denials: Arc<DenialLog>,
@@ -291,7 +293,7 @@ impl Shared {
     }
 
     /// Waits for room: the responder always makes some.
-    fn send(&self, mut answer: Answer) {
+    pub(crate) fn send(&self, mut answer: Answer) {
         while let Err(back) = self.answers.push(answer) {
             if self.stopping() {
                 return;
@@ -416,6 +418,7 @@ impl Session {
             ping: event_fd()?,
             small: WakingQueue::new(GIVEN_MAX)?,
             large: WakingQueue::new(GIVEN_MAX)?,
+            starts: WakingQueue::new(pending_max)?,
             answers: WakingQueue::new(pending_max * 2)?,
             raw_denials: WakingQueue::new((descriptors / 8).clamp(1, 1024))?,
             denials,
@@ -448,6 +451,7 @@ impl Session {
                 label::judge(&job, shared);
             }
         })?;
+        start::begin(shared)?;
         spawn("denials", shared, |shared| denial::run(shared))?;
         if let Some(keep) = &shared.keep {
             keep.begin(shared, takes_over);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use domain::decision::{Decision, DecisionCause};
 use domain::digest::Sha256Digest;
+use domain::program_class::ProgramClasses;
 use nix::sys::stat::FileStat;
 use sha2::Digest as _;
 
@@ -78,11 +79,19 @@ pub(crate) struct Job {
 pub(crate) struct Label {
     pub(crate) decision: Decision,
     pub(crate) digest: Option<Sha256Digest>,
+    pub(crate) classes: ProgramClasses,
+    /// Whether each start is looked at before the verdict is given, when it is to allow.
+    pub(crate) is_looked_at: bool,
 }
 
 impl Label {
     pub(crate) fn failure(cause: DecisionCause) -> Self {
-        Self { decision: Decision::failure(cause), digest: None }
+        Self {
+            decision: Decision::failure(cause),
+            digest: None,
+            classes: ProgramClasses::NONE,
+            is_looked_at: false,
+        }
     }
 }
 
@@ -146,7 +155,9 @@ pub(crate) fn judged(
         device: version.device,
         inode: version.inode,
     };
-    Label { decision: judge.judge(&facts), digest: Some(digest) }
+    let classes = judge.classes(&facts);
+    let is_looked_at = judge.is_looked_at(classes);
+    Label { decision: judge.judge(&facts), digest: Some(digest), classes, is_looked_at }
 }
 
 /// The file's fs-verity digest, when the kernel checks its content against one of SHA-256 (Linux 5.4).

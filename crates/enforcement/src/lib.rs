@@ -26,6 +26,7 @@ mod mounts;
 mod namespaces;
 mod programs;
 mod responder;
+mod start;
 mod turns;
 mod verdicts;
 
@@ -36,6 +37,7 @@ use domain::decision::Decision;
 use domain::digest::Sha256Digest;
 use domain::policy_settings::PolicySettings;
 use domain::program_class::ProgramClasses;
+use domain::program_start::ProgramStart;
 use domain::restriction::Tier;
 
 pub use denial::Denial;
@@ -68,6 +70,16 @@ pub trait Judge: Send + Sync {
     /// What the program can do with other code than its own. The default knows of nothing.
     fn classes(&self, _file: &FileFacts<'_>) -> ProgramClasses {
         ProgramClasses::NONE
+    }
+
+    /// Whether every start of a listed program of these classes is to be looked at. The default needs none.
+    fn is_looked_at(&self, _classes: ProgramClasses) -> bool {
+        false
+    }
+
+    /// Whether a listed program of these classes may start in this way. Only asked when it [`Judge::is_looked_at`].
+    fn may_start(&self, _classes: ProgramClasses, _start: &ProgramStart) -> bool {
+        true
     }
 
     /// Shows each place where a file may lie that this judge could allow, so that it can be read ahead; stops when

@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::denial::{self, Process, RawDenial};
 use crate::fanotify::Shared;
 use crate::label::{InodeVersion, Job, Label};
+use crate::start::StartJob;
 use crate::sys::{self, Event, Response};
 use crate::turns::Turns;
 
@@ -39,6 +40,14 @@ pub(crate) enum Answer {
         keep: bool,
         /// One of those who wait, and what it is when it is refused.
         pid: i32,
+        process: Option<Process>,
+    },
+    /// The start of a listed program was looked at.
+    Started {
+        fd: RawFd,
+        /// As above.
+        file: Arc<OwnedFd>,
+        label: Arc<Label>,
         process: Option<Process>,
     },
     /// The verdict about this inode version no longer holds, or none does.
@@ -71,6 +80,8 @@ struct Responder {
     /// What no worker has yet; what was answered in the meantime is passed over.
     small: Turns<InodeVersion>,
     large: Turns<InodeVersion>,
+    /// Whose start is being looked at, by the event's descriptor.
+    starting: HashMap<RawFd, Waiting>,
 }
 
 /// A responder that is gone would leave everyone waiting. Without the process the kernel answers, and the service
@@ -134,16 +145,55 @@ impl Responder {
         };
         let version = InodeVersion::from(&stat);
         if let Some(label) = self.labels.get(&version) {
-            return respond(&waiting, label, shared);
+            let label = Arc::clone(label);
+            return self.conclude(waiting, version, &label, None, shared);
         }
         waiting.user = denial::user_of(waiting.pid).unwrap_or(NOBODY);
-        let all = || self.questions.values().flat_map(|question| &question.waiting);
-        let of_user = all().filter(|other| other.user == waiting.user).count();
-        // One user alone does not fill the place of all.
-        if all().count() >= shared.pending_max || of_user >= (shared.pending_max / 2).max(1) {
+        if !self.has_room(waiting.user, shared) {
             return respond(&waiting, &Arc::new(Label::failure(DecisionCause::Overload)), shared);
         }
         self.ask(version, waiting, shared);
+    }
+
+    /// Everyone who waits.
+    fn everyone(&self) -> impl Iterator<Item = &Waiting> {
+        self.questions.values().flat_map(|question| &question.waiting).chain(self.starting.values())
+    }
+
+    /// Whether one more of this user may wait. One user alone does not fill the place of all.
+    fn has_room(&self, user: u32, shared: &Shared) -> bool {
+        let of_user = self.everyone().filter(|other| other.user == user).count();
+        self.everyone().count() < shared.pending_max && of_user < (shared.pending_max / 2).max(1)
+    }
+
+    /// Answers by a label, or has the start looked at that it depends on.
+    fn conclude(
+        &mut self,
+        mut waiting: Waiting,
+        version: InodeVersion,
+        label: &Arc<Label>,
+        process: Option<Process>,
+        shared: &Shared,
+    ) {
+        if !label.is_looked_at || label.decision.verdict == Verdict::Deny {
+            return respond_with(&waiting, label, process, shared);
+        }
+        if waiting.user == NOBODY {
+            waiting.user = denial::user_of(waiting.pid).unwrap_or(NOBODY);
+        }
+        let job = StartJob {
+            fd: waiting.fd,
+            file: Arc::clone(&waiting.file),
+            pid: waiting.pid,
+            version,
+            label: Arc::clone(label),
+            deadline: waiting.deadline,
+        };
+        if self.has_room(waiting.user, shared) && shared.starts.push(job).is_ok() {
+            self.starting.insert(waiting.fd, waiting);
+        } else {
+            respond(&waiting, &Arc::new(Label::failure(DecisionCause::Overload)), shared);
+        }
     }
 
     /// Queues a question in its user's turn, also when others wait for the same answer: theirs may be later.
@@ -192,9 +242,9 @@ impl Responder {
                     }
                     waiting.into_iter().for_each(|waiting| self.ask(version, waiting, shared));
                 } else {
-                    for waiting in &waiting {
+                    for waiting in waiting {
                         let process = process.take_if(|_| waiting.pid == pid);
-                        respond_with(waiting, &label, process, shared);
+                        self.conclude(waiting, version, &label, process, shared);
                     }
                 }
                 drop(file);
@@ -204,6 +254,12 @@ impl Responder {
                     }
                     self.labels.insert(version, label);
                 }
+            }
+            Answer::Started { fd, file, label, process } => {
+                if let Some(waiting) = self.starting.remove(&fd) {
+                    respond_with(&waiting, &label, process, shared);
+                }
+                drop(file);
             }
             Answer::Forget { version, forgotten } => {
                 match version {
@@ -218,7 +274,8 @@ impl Responder {
     /// The restriction is lifted: what the kernel asked before goes ahead, as it would when the group is closed.
     fn let_through(&mut self, shared: &Shared, buffer: &mut [u8]) {
         let allow = |fd: RawFd| drop(sys::respond(shared.group.as_fd(), fd, Response::Allow));
-        let waiting = self.questions.drain().flat_map(|(_, question)| question.waiting);
+        let starting = self.starting.drain().map(|(_, waiting)| waiting);
+        let waiting = self.questions.drain().flat_map(|(_, question)| question.waiting).chain(starting);
         waiting.for_each(|waiting| allow(waiting.fd));
         while let Ok(events) = sys::read_events(shared.group.as_fd(), buffer)
             && !events.is_empty()
@@ -234,11 +291,13 @@ impl Responder {
                 respond(&late, &Arc::new(Label::failure(DecisionCause::Late)), shared);
             }
         }
+        for (_, late) in self.starting.extract_if(|_, waiting| waiting.deadline <= now) {
+            respond(&late, &Arc::new(Label::failure(DecisionCause::Late)), shared);
+        }
     }
 
     fn time_to_next_deadline(&self) -> PollTimeout {
-        let all = self.questions.values().flat_map(|question| &question.waiting);
-        let Some(next) = all.map(|waiting| waiting.deadline).min() else {
+        let Some(next) = self.everyone().map(|waiting| waiting.deadline).min() else {
             return PollTimeout::NONE;
         };
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);

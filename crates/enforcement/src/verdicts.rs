@@ -122,7 +122,7 @@ impl Verdicts {
         match (label.decision.verdict, held) {
             (Verdict::Allow, Some(index)) => {
                 let mut loan = None;
-                if reusable && shared.settings.verdict_cache {
+                if reusable && shared.settings.verdict_cache && !label.is_looked_at {
                     loan = shared.keep.as_ref().map(|keep| keep.lend_file(job.file.as_fd()));
                     // Without the mark the kernel asks each time, and the label answers.
                     drop(sys::ignore_executions(shared.group.as_fd(), job.file.as_fd()));

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use domain::decision::{Decision, DecisionCause, ExecutionFacts, Verdict};
 use domain::digest::Sha256Digest;
 use domain::program_class::ProgramClasses;
+use domain::program_start::ProgramStart;
 use enforcement::{FileFacts, Judge};
-use policy::CompiledPolicy;
 use policy::baseline::Baseline;
 use policy::classes::ProgramTable;
+use policy::{CompiledPolicy, start};
 
 /// A policy with the trust sources of this machine.
 pub struct MachineJudge {
@@ -74,6 +75,14 @@ impl Judge for MachineJudge {
 
     fn classes(&self, file: &FileFacts<'_>) -> ProgramClasses {
         self.classes_of(&self.shipped(&file.digest), file)
+    }
+
+    fn is_looked_at(&self, classes: ProgramClasses) -> bool {
+        start::is_looked_at(self.policy.settings().interpreters, classes)
+    }
+
+    fn may_start(&self, classes: ProgramClasses, start: &ProgramStart) -> bool {
+        start::may_start(self.policy.settings().interpreters, classes, start)
     }
 }
 

@@ -5,34 +5,41 @@
 
 use domain::policy_settings::Interpreters;
 use domain::program_class::{ProgramClass, ProgramClasses};
+use domain::program_start::{ProgramStart, Starter};
 
 use crate::classes::ProgramTable;
 
-/// Who has a program started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Starter {
-    /// Anyone, as far as can be seen.
-    #[default]
-    Anyone,
-    /// The kernel, for the `#!` line of a script that may run itself.
-    ListedScript,
-    /// A service that the system's own manager started, and nobody logged in in between.
-    SystemUnit,
-}
-
-/// How a program starts, as far as who asks can see. What cannot be seen is as in the default: it speaks for nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Start {
-    /// Who has it started.
-    pub starter: Starter,
+/// What decides about a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Start {
+    starter: Starter,
     /// Its arguments hold code or name it ([`names_code`]).
-    pub code_in_arguments: bool,
+    code_in_arguments: bool,
     /// A variable of its environment makes it run other code ([`is_hostile_environment`]).
-    pub hostile_environment: bool,
+    hostile_environment: bool,
 }
 
-/// Whether every start of such a program is to be looked at.
-pub fn depends_on_start(level: Interpreters, classes: ProgramClasses) -> bool {
+/// Whether every start of such a program is to be looked at: because of what it is, or because a script may have it
+/// start an interpreter (`#!/usr/bin/env python3`).
+pub fn is_looked_at(level: Interpreters, classes: ProgramClasses) -> bool {
+    depends_on_start(level, classes)
+        || level != Interpreters::Open && classes.contains(ProgramClass::Launcher)
+}
+
+/// Whether a listed program of these classes may start in this way. What could not be read speaks against it.
+pub fn may_start(level: Interpreters, classes: ProgramClasses, seen: &ProgramStart) -> bool {
+    fn all(lines: &[Vec<u8>]) -> impl Iterator<Item = &[u8]> {
+        lines.iter().map(Vec::as_slice)
+    }
+    let start = Start {
+        starter: seen.starter,
+        code_in_arguments: seen.arguments.as_ref().is_none_or(|arguments| names_code(all(arguments))),
+        hostile_environment: seen.environment.as_ref().is_none_or(|lines| is_hostile_environment(all(lines))),
+    };
+    admits(level, classes, start)
+}
+
+fn depends_on_start(level: Interpreters, classes: ProgramClasses) -> bool {
     match level {
         Interpreters::Open => false,
         Interpreters::Default => classes.contains(ProgramClass::Interpreter),
@@ -42,8 +49,7 @@ pub fn depends_on_start(level: Interpreters, classes: ProgramClasses) -> bool {
     }
 }
 
-/// Whether a listed program of these classes may start in this way.
-pub fn may_start(level: Interpreters, classes: ProgramClasses, start: &Start) -> bool {
+fn admits(level: Interpreters, classes: ProgramClasses, start: Start) -> bool {
     if !depends_on_start(level, classes) || start.starter == Starter::SystemUnit {
         return true;
     }
@@ -56,7 +62,7 @@ pub fn may_start(level: Interpreters, classes: ProgramClasses, start: &Start) ->
 }
 
 /// Whether a shell's arguments, the first being its own name, hold code (`-c`), name it, or let it come from a pipe.
-pub fn names_code<'a>(arguments: impl IntoIterator<Item = &'a [u8]>) -> bool {
+fn names_code<'a>(arguments: impl IntoIterator<Item = &'a [u8]>) -> bool {
     let mut arguments = arguments.into_iter().skip(1);
     while let Some(argument) = arguments.next() {
         match argument {
@@ -82,7 +88,7 @@ fn is_short(option: &[u8]) -> bool {
 }
 
 /// Whether one of these `NAME=value` makes an interpreter run other code.
-pub fn is_hostile_environment<'a>(environment: impl IntoIterator<Item = &'a [u8]>) -> bool {
+fn is_hostile_environment<'a>(environment: impl IntoIterator<Item = &'a [u8]>) -> bool {
     let table = ProgramTable::built_in();
     environment.into_iter().any(|variable| {
         let name = variable.split(|byte| *byte == b'=').next().unwrap_or_default();
@@ -139,7 +145,7 @@ mod tests {
             (Strict, INTERPRETER, &["", "c", "e", "ce", "se", "sce"]),
         ] {
             for text in all_starts() {
-                let may = may_start(level, classes(of), &start(&text));
+                let may = admits(level, classes(of), start(&text));
                 assert_eq!(may, !refused.contains(&text.as_str()), "{level} {of:?} {text:?}");
             }
         }
@@ -149,15 +155,47 @@ mod tests {
     fn other_programs_start_in_every_way_and_are_not_looked_at() {
         for level in Interpreters::ALL {
             assert!(!depends_on_start(*level, classes(OTHER)));
-            assert!(all_starts().iter().all(|text| may_start(*level, classes(OTHER), &start(text))));
+            assert!(all_starts().iter().all(|text| admits(*level, classes(OTHER), start(text))));
         }
+    }
+
+    #[test]
+    fn what_is_seen_is_what_decides() {
+        use Interpreters::{Default, Open, Strict};
+        let lines = |text: &str| Some(text.split(' ').map(|line| line.as_bytes().to_vec()).collect());
+        let seen = |starter, arguments: &str, environment: &str| ProgramStart {
+            starter,
+            arguments: lines(arguments),
+            environment: lines(environment),
+        };
+        let unread = |starter| ProgramStart { starter, arguments: None, environment: None };
+        for (level, of, start, may) in [
+            (Strict, SHELL, seen(Starter::Anyone, "bash -l", "PATH=/bin"), true),
+            (Strict, SHELL, seen(Starter::Anyone, "bash -c id", "PATH=/bin"), false),
+            (Strict, SHELL, seen(Starter::Anyone, "bash", "BASH_ENV=x"), false),
+            (Strict, SHELL, seen(Starter::ListedScript, "sh /usr/bin/x", "PATH=/bin"), true),
+            (Strict, SHELL, unread(Starter::ListedScript), false),
+            (Strict, SHELL, unread(Starter::SystemUnit), true),
+            (Default, INTERPRETER, unread(Starter::ListedScript), true),
+            (Default, INTERPRETER, unread(Starter::Anyone), false),
+            (Open, INTERPRETER, unread(Starter::Anyone), true),
+        ] {
+            assert_eq!(may_start(level, classes(of), &start), may, "{level} {of:?} {start:?}");
+        }
+    }
+
+    #[test]
+    fn launchers_are_looked_at_and_never_refused() {
+        let env = classes(&[ProgramClass::Launcher]);
+        let looked_at = Interpreters::ALL.iter().map(|level| is_looked_at(*level, env)).collect::<Vec<_>>();
+        assert_eq!(looked_at, [false, true, true]);
     }
 
     #[test]
     fn a_higher_level_and_a_worse_start_never_allow_more() {
         for of in [SHELL, INTERPRETER, OTHER, &ProgramClass::ALL] {
             for text in all_starts() {
-                let may = |level: &Interpreters, text: &str| may_start(*level, classes(of), &start(text));
+                let may = |level: &Interpreters, text: &str| admits(*level, classes(of), start(text));
                 let by_level: Vec<_> = Interpreters::ALL.iter().map(|level| may(level, &text)).collect();
                 assert!(by_level.is_sorted_by(|lower, higher| lower >= higher), "{of:?} {text:?}");
                 for level in Interpreters::ALL {

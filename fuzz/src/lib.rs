@@ -26,13 +26,14 @@ use base64::engine::general_purpose::STANDARD;
 use domain::allow_policy::{AllowPolicy, Profile};
 use domain::digest::Sha256Digest;
 use domain::machine::MachineId;
+use domain::policy_settings::PolicySettings;
 use domain::restriction::Desired;
 use domain::time::Timestamp;
 use ed25519_dalek::Signer as _;
 use odata::{Property, Schema, Type};
 use orders::{
     BREAK_GLASS_CODES, BREAK_GLASS_USES_MAX, BreakGlassCode, BreakGlassLog, BreakGlassStatement, Order,
-    Receipt, SigningKey, TrustedKeys, VerifiedBreakGlass, VerifiedBreakGlassLog, VerifiedOrder,
+    Receipt, SigningKey, TrustedKeys, VerifiedBreakGlass, VerifiedBreakGlassLog, VerifiedManifest, VerifiedOrder,
     VerifiedPolicy, VerifiedReceipt,
 };
 use policy::baseline::{Baseline, PLACES_MAX};
@@ -112,6 +113,19 @@ pub fn orders(data: &[u8]) {
             );
         }
     }
+    for bytes in [data.to_vec(), signed("manifest")] {
+        if let Ok(verified) = VerifiedManifest::verify_kept(&bytes, &keys) {
+            let again = verified.manifest().sign(&key).unwrap().to_bytes();
+            let manifest = verified.manifest().clone();
+            assert_eq!(
+                VerifiedManifest::verify_kept(&again, &keys).map(|v| v.manifest().clone()),
+                Ok(manifest)
+            );
+            let at = |time| VerifiedManifest::verify(&bytes, &keys, time).is_ok();
+            let (first, end) = (verified.manifest().issued_at, verified.manifest().expires_at);
+            assert!(at(first) && !at(end));
+        }
+    }
     for bytes in [data.to_vec(), signed("receipt")] {
         if let Ok(verified) = VerifiedReceipt::verify(&bytes, key.public_key(), MACHINE) {
             let again = verified.receipt().sign(&key).to_bytes();
@@ -178,7 +192,7 @@ static KEY_ID: LazyLock<serde_json::Value> = LazyLock::new(|| {
         name: "any".to_owned(),
         revision: 1,
         profile: Profile::OsOnly,
-        settings: domain::policy_settings::PolicySettings::default(),
+        settings: PolicySettings::default(),
         rules: Vec::new(),
     };
     let bytes = orders::sign_policy(&policy, &SigningKey::from_seed(&SEED)).to_bytes();

@@ -66,4 +66,6 @@ fn the_seeds_are_worth_their_name() {
     let is_statement = |seed: &[u8]| orders::VerifiedBreakGlass::verify(seed, &keys, machine).is_ok();
     assert!(seeds("break_glass").iter().any(|(_, seed)| is_code(seed)), "a code");
     assert!(seeds("break_glass").iter().any(|(_, seed)| is_statement(seed)), "a statement");
+    let listed = |seed: &[u8]| orders::VerifiedManifest::verify_kept(seed, &keys).is_ok();
+    assert!(seeds("orders").iter().any(|(_, seed)| listed(seed)), "manifests");
 }

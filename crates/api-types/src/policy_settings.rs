@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::policy_settings::{self, Guard, SettingError};
+use domain::policy_settings::{self, Guard, ManifestKey, SettingError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -32,6 +32,9 @@ pub struct PolicySettings {
     /// A survival set that would not run: `refuse` or `force` the restriction.
     #[schema(pattern = "^(refuse|force)$", examples("refuse"))]
     pub survival_check: String,
+    /// Public keys (Ed25519) whose signed manifests count, as `cordon manifest key` prints them: at most 8.
+    #[schema(max_items = 8, examples(json!([])))]
+    pub manifest_keys: Vec<String>,
     /// What each guard does, by its name: `enforce`, `audit` or `off`.
     #[schema(example = json!({ "ptrace": "enforce" }))]
     pub guards: BTreeMap<String, String>,
@@ -71,6 +74,7 @@ impl From<policy_settings::PolicySettings> for PolicySettings {
             dual_use: settings.dual_use.name().to_owned(),
             allow_updates: settings.allow_updates,
             survival_check: settings.survival_check.name().to_owned(),
+            manifest_keys: settings.manifest_keys.iter().map(ManifestKey::to_string).collect(),
             guards: Guard::ALL.map(guard).into(),
             notice: Notice {
                 text: settings.notice.text,
@@ -95,6 +99,7 @@ impl PolicySettings {
             dual_use,
             allow_updates,
             survival_check,
+            manifest_keys,
             guards,
             notice: Notice { text, contact, silent },
         } = self;
@@ -108,6 +113,12 @@ impl PolicySettings {
             ("notice.text", text),
             ("notice.contact", contact),
         ])?;
+        // Joined, a text with a space in it would be two.
+        for key in manifest_keys {
+            settings.manifest_keys.push(key.parse()?);
+        }
+        settings.manifest_keys.sort_unstable();
+        settings.validate()?;
         settings.allow_updates = *allow_updates;
         settings.notice.silent = *silent;
         for (guard, mode) in guards {
@@ -138,6 +149,7 @@ mod tests {
             ("dualUse", "remove"),
             ("allowUpdates", "true"),
             ("survivalCheck", "force"),
+            ("manifestKeys", &format!("{} {}", "01".repeat(32), "02".repeat(32))),
             ("notice.text", "a"),
             ("notice.contact", "b"),
             ("notice.silent", "true"),
@@ -154,7 +166,12 @@ mod tests {
         let json = serde_json::to_value(&sent).unwrap();
         for (name, value) in all.entries() {
             let found = json.pointer(&format!("/{}", name.replace('.', "/"))).unwrap();
-            assert_eq!(found.as_str().map_or_else(|| found.to_string(), str::to_owned), value);
+            let text =
+                |found: &serde_json::Value| found.as_str().map_or_else(|| found.to_string(), str::to_owned);
+            let found = found
+                .as_array()
+                .map_or_else(|| text(found), |found| found.iter().map(text).collect::<Vec<_>>().join(" "));
+            assert_eq!(found, value);
         }
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod event;
 pub(crate) mod login;
 pub(crate) mod machine;
 pub(crate) mod machine_group;
+pub(crate) mod manifest;
 pub(crate) mod policy;
 pub(crate) mod role;
 pub(crate) mod settings;

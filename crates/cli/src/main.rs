@@ -44,13 +44,14 @@ use crate::commands::event::EventCommand;
 use crate::commands::login::LoginArguments;
 use crate::commands::machine::MachineCommand;
 use crate::commands::machine_group::MachineGroupCommand;
+use crate::commands::manifest::ManifestCommand;
 use crate::commands::policy::PolicyCommand;
 use crate::commands::role::RoleCommand;
 use crate::commands::settings::SettingsCommand;
 use crate::commands::user::UserCommand;
 use crate::commands::{
-    action, app, apply, audit, enrollment_token, event, login, machine, machine_group, policy, role,
-    settings, user,
+    action, app, apply, audit, enrollment_token, event, login, machine, machine_group, manifest, policy,
+    role, settings, user,
 };
 use crate::connection::ConnectionArguments;
 use crate::outcome::Outcome;
@@ -94,6 +95,8 @@ enum Command {
     Action(ActionCommand),
     #[command(subcommand)]
     Policy(PolicyCommand),
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
     #[command(subcommand)]
     MachineGroup(MachineGroupCommand),
     #[command(subcommand)]
@@ -158,6 +161,7 @@ async fn dispatch(arguments: &Arguments, progress: &Rc<Progress>) -> Result<Outc
         Command::Machine(command) => machine::run(command, &session()?).await,
         Command::Action(command) => action::run(command, &session()?).await,
         Command::Policy(command) => policy::run(command, &session()?).await,
+        Command::Manifest(command) => manifest::run(command, arguments.output),
         Command::MachineGroup(command) => machine_group::run(command, &session()?).await,
         Command::User(command) => user::run(command, &session()?).await,
         Command::Role(command) => role::run(command, &session()?).await,

@@ -38,6 +38,8 @@ pub enum DecisionCause {
     SurvivalSet,
     /// The rule with this id, explicit deny or admin allow.
     Rule(String),
+    /// The signed manifest of this name lists the content.
+    Manifest(String),
     /// An installed package shipped this content at this place.
     PackageDatabase,
     /// A package shipped it, but the policy takes programs of the class *dual-use* out of what packages vouch for.
@@ -74,6 +76,7 @@ impl DecisionCause {
         match self {
             Self::SurvivalSet => "survival-set",
             Self::Rule(_) => "rule",
+            Self::Manifest(_) => "manifest",
             Self::PackageDatabase => "package-database",
             Self::DualUse => "dual-use",
             Self::Interpreter => "interpreter",

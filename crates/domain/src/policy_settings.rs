@@ -5,9 +5,14 @@
 //! once released, never changes.
 
 use std::fmt;
+use std::str::FromStr;
+
+use crate::digest::{fmt_hex, parse_hex};
 
 /// The longest text and the longest contact of a [`Notice`], in bytes.
 pub const NOTICE_BYTES_MAX: usize = 256;
+/// The most keys whose manifests one policy counts.
+pub const MANIFEST_KEYS_MAX: usize = 8;
 
 /// A set of named values.
 macro_rules! choice {
@@ -249,6 +254,31 @@ pub struct Notice {
     pub silent: bool,
 }
 
+/// A public key, Ed25519: contents count that a manifest lists which was signed with its private half.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ManifestKey(pub [u8; 32]);
+
+impl fmt::Display for ManifestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt_hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for ManifestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt_hex(&self.0, f)
+    }
+}
+
+impl FromStr for ManifestKey {
+    type Err = SettingError;
+
+    /// Reads 64 hexadecimal digits of either case.
+    fn from_str(text: &str) -> Result<Self, SettingError> {
+        parse_hex(text).map(Self).ok_or_else(|| SettingError::ManifestKey(shortened(text)))
+    }
+}
+
 /// All settings of an allow policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PolicySettings {
@@ -267,6 +297,8 @@ pub struct PolicySettings {
     pub allow_updates: bool,
     /// A survival set that would not run.
     pub survival_check: SurvivalCheck,
+    /// Whose signed manifests count, at most [`MANIFEST_KEYS_MAX`], sorted.
+    pub manifest_keys: Vec<ManifestKey>,
     /// The guards.
     pub guards: Guards,
     /// What people on the machine are told.
@@ -292,6 +324,12 @@ pub enum SettingError {
     /// Text for people is too long, or could do more on a terminal than be read.
     #[error("{0} must be at most {NOTICE_BYTES_MAX} bytes on one line, without control characters")]
     Notice(&'static str),
+    /// Not a key.
+    #[error("{MANIFEST_KEYS} {0:?} is not 64 hexadecimal digits, as cordon manifest key prints them")]
+    ManifestKey(String),
+    /// More keys than one policy trusts.
+    #[error("{MANIFEST_KEYS} must be at most {MANIFEST_KEYS_MAX}, none of them twice")]
+    ManifestKeys,
 }
 
 /// The names of the settings; those of guards are `guards.` and the guard's.
@@ -302,6 +340,7 @@ const CONTAINERS: &str = "containers";
 const DUAL_USE: &str = "dualUse";
 const ALLOW_UPDATES: &str = "allowUpdates";
 const SURVIVAL_CHECK: &str = "survivalCheck";
+const MANIFEST_KEYS: &str = "manifestKeys";
 const GUARDS: &str = "guards.";
 const NOTICE_TEXT: &str = "notice.text";
 const NOTICE_CONTACT: &str = "notice.contact";
@@ -318,9 +357,11 @@ impl PolicySettings {
             dual_use,
             allow_updates,
             survival_check,
+            manifest_keys,
             guards,
             notice: Notice { text, contact, silent },
         } = self;
+        let manifest_keys: Vec<_> = manifest_keys.iter().map(ManifestKey::to_string).collect();
         let entry = |name: &str, value: &dyn fmt::Display| (name.to_owned(), value.to_string());
         let mut entries = vec![
             entry(INTERPRETERS, interpreters),
@@ -330,6 +371,7 @@ impl PolicySettings {
             entry(DUAL_USE, dual_use),
             entry(ALLOW_UPDATES, allow_updates),
             entry(SURVIVAL_CHECK, survival_check),
+            entry(MANIFEST_KEYS, &manifest_keys.join(" ")),
         ];
         entries.extend(Guard::ALL.map(|guard| entry(&format!("{GUARDS}{guard}"), &guards.mode(guard))));
         entries.extend([
@@ -360,6 +402,12 @@ impl PolicySettings {
             DUAL_USE => self.dual_use = chosen(name, value, DualUse::ALL)?,
             ALLOW_UPDATES => self.allow_updates = chosen(name, value, &[false, true])?,
             SURVIVAL_CHECK => self.survival_check = chosen(name, value, SurvivalCheck::ALL)?,
+            MANIFEST_KEYS => {
+                let keys: Result<Vec<_>, _> = value.split_ascii_whitespace().map(str::parse).collect();
+                self.manifest_keys = keys?;
+                self.manifest_keys.sort_unstable();
+                manifest_keys(&self.manifest_keys)?;
+            }
             NOTICE_TEXT => self.notice.text = words(NOTICE_TEXT, value)?,
             NOTICE_CONTACT => self.notice.contact = words(NOTICE_CONTACT, value)?,
             NOTICE_SILENT => self.notice.silent = chosen(name, value, &[false, true])?,
@@ -386,14 +434,14 @@ impl PolicySettings {
         Ok(settings)
     }
 
-    /// Checks what types do not: the words for people.
+    /// Checks what types do not: the words for people, and the keys.
     ///
     /// # Errors
-    /// [`SettingError::Notice`].
+    /// [`SettingError::Notice`], [`SettingError::ManifestKeys`].
     pub fn validate(&self) -> Result<(), SettingError> {
         words(NOTICE_TEXT, &self.notice.text)?;
         words(NOTICE_CONTACT, &self.notice.contact)?;
-        Ok(())
+        manifest_keys(&self.manifest_keys)
     }
 }
 
@@ -403,6 +451,12 @@ fn chosen<T: Copy + fmt::Display>(setting: &str, value: &str, possible: &[T]) ->
         value: shortened(value),
         possible: possible.iter().map(T::to_string).collect::<Vec<_>>().join(", "),
     })
+}
+
+/// Sorted, few and none twice: there is one form of each set of keys.
+fn manifest_keys(keys: &[ManifestKey]) -> Result<(), SettingError> {
+    let is_set = keys.len() <= MANIFEST_KEYS_MAX && keys.is_sorted_by(|a, b| a < b);
+    if is_set { Ok(()) } else { Err(SettingError::ManifestKeys) }
 }
 
 /// Words that a terminal shows and does not obey.
@@ -418,6 +472,9 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KEYS: &str = "0101010101010101010101010101010101010101010101010101010101010101 \
+                        abababababababababababababababababababababababababababababababab";
 
     #[test]
     fn guards_keep_what_each_is_told() {
@@ -439,7 +496,7 @@ mod tests {
         assert_eq!(
             defaults.join(" "),
             "interpreters=default anonymousCode=audit runningPrograms=report containers=existing dualUse=keep \
-             allowUpdates=false survivalCheck=refuse guards.write_labelled=audit guards.kernel_modules=enforce \
+             allowUpdates=false survivalCheck=refuse manifestKeys= guards.write_labelled=audit guards.kernel_modules=enforce \
              guards.kexec=enforce guards.ptrace=enforce guards.proc_mem=enforce guards.block_devices=enforce \
              guards.binfmt=enforce guards.bpf=audit guards.own_files=enforce guards.own_processes=enforce \
              guards.own_bpf=enforce notice.text= notice.contact= notice.silent=false"
@@ -458,6 +515,7 @@ mod tests {
             "survivalCheck" => vec!["refuse", "force"],
             "allowUpdates" | "notice.silent" => vec!["false", "true"],
             "notice.text" | "notice.contact" => vec!["", "call 4711"],
+            "manifestKeys" => vec!["", KEYS],
             _ => vec!["enforce", "audit", "off"],
         };
         let defaults = PolicySettings::default().entries();
@@ -485,5 +543,22 @@ mod tests {
             assert!(fault("notice.text", text).starts_with("notice.text must be at most 256 bytes"));
         }
         assert!(PolicySettings::default().set("notice.contact", &"x".repeat(256)).is_ok());
+        let keys = |keys: &[u8]| {
+            keys.iter().map(|key| ManifestKey([*key; 32]).to_string()).collect::<Vec<_>>().join(" ")
+        };
+        assert!(
+            fault("manifestKeys", "abab").starts_with("manifestKeys \"abab\" is not 64 hexadecimal digits")
+        );
+        for wrong in [&[1, 1][..], &[1, 2, 3, 4, 5, 6, 7, 8, 9]] {
+            assert_eq!(
+                fault("manifestKeys", &keys(wrong)),
+                "manifestKeys must be at most 8, none of them twice"
+            );
+        }
+        let mut settings = PolicySettings::default();
+        settings.set("manifestKeys", &keys(&[8, 7, 1])).unwrap();
+        assert_eq!(settings.manifest_keys, [1, 7, 8].map(|key| ManifestKey([key; 32])));
+        settings.manifest_keys.reverse();
+        assert_eq!(settings.validate(), Err(SettingError::ManifestKeys));
     }
 }

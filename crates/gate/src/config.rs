@@ -25,6 +25,8 @@ pub struct Config {
     pub tier: TierChoice,
     /// A folder on a BPF filesystem, for what must outlive the gate at the tiers `bpf-lsm` and `fmod-ret`.
     pub pins: PathBuf,
+    /// Where signed manifests lie.
+    pub manifests_dir: PathBuf,
     /// What a restriction covers.
     pub scope: Scope,
     /// Whether the kernel keeps verdicts. Off: it asks at each execution.
@@ -87,6 +89,7 @@ impl Default for Config {
             agent_program: "/usr/bin/cordon-agent".into(),
             tier: TierChoice::Auto,
             pins: "/sys/fs/bpf/cordon".into(),
+            manifests_dir: "/etc/cordon/manifests.d".into(),
             scope: Scope::Filesystem,
             verdict_cache: true,
             decision_deadline_ms: 5_000,

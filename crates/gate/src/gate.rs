@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use domain::allow_policy::Profile;
+use domain::allow_policy::{AllowPolicy, PolicyError, Profile};
 use domain::decision::{DecisionCause, Verdict};
 use domain::digest::Sha256Digest;
-use domain::policy_settings::PolicySettings;
+use domain::policy_settings::{PolicySettings, SurvivalCheck};
 use domain::restriction::{Desired, Fence, Probe};
 use domain::time::Timestamp;
 use enforcement::canary::Canaries;
@@ -28,9 +28,11 @@ use crate::break_glass::{BreakGlass, Lift};
 use crate::clock::{self, Alarm, wall as now};
 use crate::end::{Anchor, Standing, Term};
 use crate::judge::MachineJudge;
+use crate::manifests::ReadManifests;
 use crate::state::{Accepted, Enrollment, FailedClosed, State, put_in_place};
 use crate::survival::SurvivalSet;
 use crate::tier::Chosen;
+use crate::transaction;
 
 /// How long until it is tried again when the end of a restriction cannot be made durable.
 const END_RETRY: Duration = Duration::from_secs(5);
@@ -50,6 +52,8 @@ pub struct Gate {
     tier_note: String,
     canaries: Canaries,
     survival: SurvivalSet,
+    /// Where signed manifests lie.
+    manifests: PathBuf,
     enrollment: Option<Enrollment>,
     accepted: Accepted,
     baseline: Option<HeldBaseline>,
@@ -124,7 +128,7 @@ impl Gate {
     ///
     /// # Errors
     /// When the machine cannot be restricted although it must be and could be.
-    pub fn start(state: State, agent_program: &Path, chosen: Chosen) -> Result<Self> {
+    pub fn start(state: State, agent_program: &Path, manifests: &Path, chosen: Chosen) -> Result<Self> {
         let mut damage = Vec::new();
         let had_key = state.has_key();
         let key = match state.key() {
@@ -142,6 +146,7 @@ impl Gate {
             tier_note: chosen.note,
             canaries: Canaries::new(&state.canaries()),
             survival: SurvivalSet::new(agent_program).context("cannot read the gate's own program")?,
+            manifests: manifests.to_owned(),
             enrollment: None,
             accepted: Accepted::none(0),
             baseline: None,
@@ -279,12 +284,39 @@ impl Gate {
             self.set = Some(PredefinedSet {
                 digest: Some(policy.digest()),
                 revision: Some(PolicyRevision::of(&policy)),
-                policy: CompiledPolicy::compile(policy.policy())?,
+                policy: self.with_kept_manifests(policy.policy())?,
                 settings: policy.policy().settings.clone(),
                 survival: self.kept_survival(),
             });
         }
         Ok(Some(order))
+    }
+
+    /// A policy with the manifests that counted when it came into force. Those that cannot be read list nothing.
+    fn with_kept_manifests(&mut self, policy: &AllowPolicy) -> Result<CompiledPolicy> {
+        let compiled = CompiledPolicy::compile(policy)?;
+        if policy.settings.manifest_keys.is_empty() {
+            return Ok(compiled);
+        }
+        let kept = self.state.load(State::MANIFESTS).map_err(anyhow::Error::from);
+        let keys = TrustedKeys::of_manifests(&policy.settings.manifest_keys);
+        let read = match kept.and_then(|kept| kept.context("they are gone")) {
+            Ok(envelopes) => ReadManifests::kept(envelopes, &keys),
+            Err(error) => {
+                self.damage.push(format!("the signed manifests cannot be used: {error:#}"));
+                ReadManifests::default()
+            }
+        };
+        self.damage.extend(read.problems.iter().cloned());
+        Ok(compiled.with_manifests(Arc::new(read.list())))
+    }
+
+    /// A policy with the manifests that lie on the machine now.
+    fn with_manifests(&self, policy: &AllowPolicy) -> Result<(CompiledPolicy, ReadManifests), PolicyError> {
+        let compiled = CompiledPolicy::compile(policy)?;
+        let keys = TrustedKeys::of_manifests(&policy.settings.manifest_keys);
+        let read = ReadManifests::read(&self.manifests, &keys, now());
+        Ok((compiled.with_manifests(Arc::new(read.list())), read))
     }
 
     /// The survival set of the last restriction, as far as it is known, with the gate that is running.
@@ -380,6 +412,16 @@ impl Gate {
         let bytes = bytes.ok_or_else(|| format!("the policy {digest} is not held"))?;
         let policy =
             VerifiedPolicy::verify(bytes.as_bytes(), &self.keys()).map_err(|error| error.to_string())?;
+        let settings = &policy.policy().settings;
+        if !self.is_restricted()
+            && settings.survival_check != SurvivalCheck::Force
+            && let Some((manager, process)) = transaction::under_way()
+        {
+            return Err(format!(
+                "{manager} is at work (process {process}): its scripts would be refused halfway. Order again when it \
+                 is done, or with a policy whose survivalCheck is force"
+            ));
+        }
         let needs_packages = policy.policy().profile != Profile::SurvivalOnly;
         if needs_packages && self.baseline.as_ref().is_none_or(|held| held.baseline.files() == 0) {
             return Err("no package baseline is held: not even a login shell would run".to_owned());
@@ -404,8 +446,14 @@ impl Gate {
             };
             accepted.policy = Some(bytes);
             accepted.survival = survival.iter().map(ToString::to_string).collect();
-            match CompiledPolicy::compile(policy.policy()) {
-                Ok(compiled) => {
+            match self.with_manifests(policy.policy()) {
+                Ok((compiled, read)) => {
+                    read.problems.iter().for_each(|problem| log!("a manifest does not count: {problem}"));
+                    let has_keys = !policy.policy().settings.manifest_keys.is_empty();
+                    if has_keys && let Err(error) = self.state.save(State::MANIFESTS, &read.envelopes) {
+                        let reason = format!("the signed manifests cannot be kept: {}", chain(&error));
+                        return reply(self.receipt(order, Outcome::ApplyFailed(reason), None));
+                    }
                     set = Some(PredefinedSet {
                         digest: Some(policy.digest()),
                         revision: Some(PolicyRevision::of(&policy)),
@@ -956,7 +1004,7 @@ impl Gate {
         let held = |digest: Sha256Digest| -> Result<CompiledPolicy> {
             let envelope = self.state.policy(digest)?.context("the gate does not hold this policy")?;
             let policy = VerifiedPolicy::verify(envelope.as_bytes(), &self.keys())?;
-            Ok(CompiledPolicy::compile(policy.policy())?)
+            Ok(self.with_manifests(policy.policy())?.0)
         };
         let (digest, policy) = match policy {
             Some(digest) => (Some(digest), held(digest)?),
@@ -1018,6 +1066,7 @@ pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
         DecisionCause::SurvivalSet => {
             (None, "it belongs to what keeps the machine alive and reachable".to_owned())
         }
+        DecisionCause::Manifest(name) => (None, format!("the signed manifest {name:?} lists it")),
         DecisionCause::PackageDatabase => {
             (None, "an installed package shipped exactly this file at this place".to_owned())
         }

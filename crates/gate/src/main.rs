@@ -176,7 +176,7 @@ fn start(config: &Config) -> Result<Gate> {
     let keepers = config.keepers()?;
     let state = State::open(&config.state_dir)?;
     let chosen = tier::choose(config, keepers, state.baseline_files())?;
-    Gate::start(state, &config.agent_program, chosen)
+    Gate::start(state, &config.agent_program, &config.manifests_dir, chosen)
 }
 
 fn print_status(out: &mut impl std::io::Write, status: &Status) -> std::io::Result<()> {

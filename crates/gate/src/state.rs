@@ -192,6 +192,9 @@ struct EnrollmentFile {
 }
 
 impl State {
+    /// The file of the manifests that count while the machine is restricted.
+    pub const MANIFESTS: &str = "manifests";
+
     /// Opens the folder and makes it when it is missing; only root may look inside.
     ///
     /// # Errors

@@ -58,6 +58,9 @@ pub enum VerifyError {
     /// Signed for another machine.
     #[error("addressed to machine {0}")]
     OtherMachine(domain::machine::MachineId),
+    /// Its time has not come.
+    #[error("not valid yet")]
+    NotYet,
     /// Its time has passed.
     #[error("expired")]
     Expired,

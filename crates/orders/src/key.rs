@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use domain::policy_settings::ManifestKey;
 use ed25519_dalek::Signer as _;
 use sha2::Digest as _;
 
@@ -104,6 +105,12 @@ impl FromStr for PublicKey {
 }
 
 impl TrustedKeys {
+    /// The keys that an allow policy trusts for manifests. What is no point of the curve verifies nothing.
+    pub fn of_manifests(keys: &[ManifestKey]) -> Self {
+        let point = |key: &ManifestKey| ed25519_dalek::VerifyingKey::from_bytes(&key.0).ok().map(PublicKey);
+        Self::new(keys.iter().filter_map(point))
+    }
+
     /// Trusts the first eight of these keys.
     pub fn new(keys: impl IntoIterator<Item = PublicKey>) -> Self {
         Self(keys.into_iter().take(TRUSTED_KEYS_MAX).collect())

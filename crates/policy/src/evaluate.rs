@@ -1,10 +1,14 @@
 //! From a policy and facts to a decision.
 
+use std::sync::Arc;
+
 use domain::allow_policy::{AllowPolicy, Effect, Matcher, PolicyError, Profile, Rule};
 use domain::decision::{Decision, DecisionCause, ExecutionFacts, Reuse, Verdict};
 use domain::digest::Sha256Digest;
 use domain::policy_settings::{DualUse, PolicySettings};
 use domain::program_class::ProgramClass;
+
+use crate::manifests::Manifests;
 
 /// A policy in the form that answers quickly.
 #[derive(Debug, Clone)]
@@ -13,6 +17,7 @@ pub struct CompiledPolicy {
     settings: PolicySettings,
     /// Sorted by content, then id: all rules about one content lie together, and the smallest id answers.
     rules: Box<[CompiledRule]>,
+    manifests: Arc<Manifests>,
 }
 
 /// What evaluation needs of a rule: the comment is for people.
@@ -52,13 +57,29 @@ impl CompiledPolicy {
         policy.validate()?;
         let mut rules: Box<[_]> = policy.rules.iter().map(CompiledRule::new).collect();
         rules.sort_by(|a, b| (a.content, &a.id).cmp(&(b.content, &b.id)));
-        Ok(Self { profile: policy.profile, settings: policy.settings.clone(), rules })
+        Ok(Self {
+            profile: policy.profile,
+            settings: policy.settings.clone(),
+            rules,
+            manifests: Arc::default(),
+        })
+    }
+
+    /// The same policy, with the manifests that its keys signed.
+    #[must_use]
+    pub fn with_manifests(self, manifests: Arc<Manifests>) -> Self {
+        Self { manifests, ..self }
     }
 
     /// The set that applies when no policy can be read: packages and what keeps the machine alive, no rules, and the
     /// settings at their defaults.
     pub fn os_only() -> Self {
-        Self { profile: Profile::OsOnly, settings: PolicySettings::default(), rules: Box::default() }
+        Self {
+            profile: Profile::OsOnly,
+            settings: PolicySettings::default(),
+            rules: Box::default(),
+            manifests: Arc::default(),
+        }
     }
 
     /// How it treats what content alone does not decide.
@@ -66,7 +87,7 @@ impl CompiledPolicy {
         &self.settings
     }
 
-    /// Decides about one execution. The first of these that matches wins: survival set, deny rule, allow rule,
+    /// Decides about one execution. The first of these that matches wins: survival set, deny rule, allow rule, manifest,
     /// package database (but for dual-use programs that are taken out of it), nothing.
     pub fn evaluate(&self, facts: &ExecutionFacts<'_>) -> Decision {
         let (verdict, cause) = self.verdict(facts);
@@ -90,6 +111,11 @@ impl CompiledPolicy {
             && let Some(rule) = self.matching(facts, Effect::Allow)
         {
             return (Verdict::Allow, DecisionCause::Rule(rule.id.to_string()));
+        }
+        if self.profile == Profile::OsAndApproved
+            && let Some(name) = self.manifests.find(&facts.digest)
+        {
+            return (Verdict::Allow, DecisionCause::Manifest(name.to_owned()));
         }
         if self.profile != Profile::SurvivalOnly && facts.in_package_database {
             if self.settings.dual_use == DualUse::Remove && facts.classes.contains(ProgramClass::DualUse) {
@@ -166,7 +192,10 @@ mod tests {
             in_survival_set: flags.contains('s'),
         };
         let decision = policy.evaluate(&facts);
-        let id = if let DecisionCause::Rule(id) = &decision.cause { id.as_str() } else { "" };
+        let id = match &decision.cause {
+            DecisionCause::Rule(id) | DecisionCause::Manifest(id) => id.as_str(),
+            _ => "",
+        };
         assert_eq!(format!("{:?} {} {id}", decision.verdict, decision.cause.code()).trim_end(), expected);
     }
 
@@ -248,6 +277,22 @@ mod tests {
         check(&policy, 2, "/x", "v", "Allow rule allow-2");
         check(&policy, 3, "/x", "", "Deny rule b-deny-3");
         check(&policy, 3, "/x", "v", "Deny rule a-deny-3");
+    }
+
+    #[test]
+    fn manifests_come_after_rules_and_before_packages() {
+        let rules = || vec![rule("allow-1", None, 1, Effect::Allow), rule("deny-2", None, 2, Effect::Deny)];
+        let digests = [1, 2, 3].map(|content| Sha256Digest([content; 32]));
+        let manifests = Arc::new(Manifests::new([("acme", &digests[..])]));
+        let with = |profile| policy(profile, rules()).with_manifests(Arc::clone(&manifests));
+        let approved = with(Profile::OsAndApproved);
+        check(&approved, 1, "/x", "", "Allow rule allow-1");
+        check(&approved, 2, "/x", "p", "Deny rule deny-2");
+        check(&approved, 3, "/x", "p", "Allow manifest acme");
+        check(&approved, 4, "/x", "", "Deny unlisted");
+        check(&with(Profile::OsOnly), 3, "/x", "", "Deny unlisted");
+        check(&with(Profile::OsOnly), 3, "/x", "p", "Allow package-database");
+        check(&with(Profile::SurvivalOnly), 3, "/x", "p", "Deny unlisted");
     }
 
     fn any_rules() -> impl Strategy<Value = Vec<Rule>> {

@@ -10,6 +10,8 @@
 pub mod baseline;
 pub mod classes;
 mod evaluate;
+mod manifests;
 pub mod start;
 
 pub use evaluate::CompiledPolicy;
+pub use manifests::Manifests;

@@ -40,7 +40,8 @@ pub struct Progress {
 pub struct ScanReport {
     /// Installed packages.
     pub packages: u64,
-    /// Packages between two states, because dpkg runs or failed. Their files are not looked at. rpm has no such state.
+    /// Packages between two states, because dpkg runs or failed. Files count of those that are unpacked already. rpm has
+    /// no such state.
     pub unfinished_packages: u64,
     /// Files that packages shipped: the sum of `vouched`, `modified`, `unreadable` and `missing`.
     pub files: u64,

@@ -11,6 +11,7 @@ mod help;
 mod list;
 mod login;
 mod machine;
+mod manifest;
 mod policy;
 mod program;
 mod stand_in;

@@ -49,7 +49,7 @@ gate_test! {
         machine.obeyed(Restricted);
         assert_eq!(run(&programs[0]), Execution::Refused);
         assert_eq!(denial(&machine, &programs[0]).policy_revision, Some(1));
-        machine.store_revision(2, &[]);
+        machine.store_revision(2);
         machine.obeyed(Restricted);
         assert_eq!(run(&programs[1]), Execution::Refused);
         machine.obeyed(Released);

@@ -133,11 +133,12 @@ impl Machine {
         let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
         open_to_all(&folder);
         let config = format!(
-            "state_dir = {:?}\nsocket = {:?}\nagent_uid = {AGENT}\nagent_program = {:?}\nscope = \"mount\"\n\
-             keeper = \"none\"\n",
+            "state_dir = {:?}\nsocket = {:?}\nagent_uid = {AGENT}\nagent_program = {:?}\nmanifests_dir = {:?}\n\
+             scope = \"mount\"\nkeeper = \"none\"\n",
             folder.join("state"),
             folder.join("socket"),
             folder.join("agent"),
+            folder.join("manifests"),
         );
         fs::write(folder.join("gate.toml"), config).unwrap();
         for name in ["unlisted", "listed", "packaged", "agent"] {
@@ -349,11 +350,16 @@ impl Machine {
 
     /// The same with settings.
     pub(crate) fn store_policy_with(&mut self, settings: &[(&str, &str)]) {
-        self.store_revision(1, settings);
+        self.store_policy_of(1, Profile::OsAndApproved, settings);
     }
 
-    /// The same as another revision, which is obeyed from the next order on, and with settings.
-    pub(crate) fn store_revision(&mut self, revision: u64, settings: &[(&str, &str)]) {
+    /// The same as another revision, which is obeyed from the next order on.
+    pub(crate) fn store_revision(&mut self, revision: u64) {
+        self.store_policy_of(revision, Profile::OsAndApproved, &[]);
+    }
+
+    /// Any policy that lists the listed program.
+    pub(crate) fn store_policy_of(&mut self, revision: u64, profile: Profile, settings: &[(&str, &str)]) {
         let rule = |id: &str, bytes: &[u8]| Rule {
             id: id.to_owned(),
             matcher: Matcher::Sha256(digest(bytes)),
@@ -373,7 +379,7 @@ impl Machine {
         let policy = AllowPolicy {
             name: "default".to_owned(),
             revision,
-            profile: Profile::OsAndApproved,
+            profile,
             settings: PolicySettings::of_entries(settings.iter().copied()).unwrap(),
             rules,
         };

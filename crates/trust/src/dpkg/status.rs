@@ -28,7 +28,8 @@ pub struct Package {
 pub struct Status {
     /// Sorted by key, no two alike. Packages whose triggers are pending are installed: all their files are in place.
     pub packages: Vec<Package>,
-    /// Packages that are between two states, because dpkg runs or failed. They vouch for nothing.
+    /// Packages that are between two states, because dpkg runs or failed. Those of them that are unpacked, and wait for
+    /// their configuration, are in `packages`: all their files are in place.
     pub unfinished: u64,
     /// Stanzas and lines that could not be understood.
     pub malformed: u64,
@@ -95,6 +96,7 @@ struct Stanza {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Installed,
+    Unpacked,
     Unfinished,
     Absent,
 }
@@ -149,6 +151,7 @@ impl Stanza {
                 status.unfinished += 1;
                 return;
             }
+            State::Unpacked => status.unfinished += 1,
             State::Installed => {}
         }
         let key = match (self.multi_arch_same, self.architecture) {
@@ -179,6 +182,7 @@ fn parse_state(value: &[u8]) -> Option<State> {
     let [_wanted, flag, state] = words.as_slice() else { return None };
     match (*flag, *state) {
         (b"ok", b"installed" | b"triggers-pending" | b"triggers-awaited") => Some(State::Installed),
+        (b"ok", b"unpacked" | b"half-configured") => Some(State::Unpacked),
         (_, b"not-installed" | b"config-files") => Some(State::Absent),
         (
             b"ok" | b"reinstreq",
@@ -240,8 +244,11 @@ mod tests {
             ("deinstall ok installed", &["a"], 0, 0),
             ("install ok triggers-pending", &["a"], 0, 0),
             ("install reinstreq installed", &[], 1, 0),
-            ("install ok half-configured", &[], 1, 0),
-            ("install ok unpacked", &[], 1, 0),
+            ("install ok half-configured", &["a"], 1, 0),
+            ("install ok unpacked", &["a"], 1, 0),
+            ("install reinstreq unpacked", &[], 1, 0),
+            ("install reinstreq half-installed", &[], 1, 0),
+            ("install ok half-installed", &[], 1, 0),
             ("deinstall ok config-files", &[], 0, 0),
             ("install ok", &[], 0, 2),
             ("install ok installed really", &[], 0, 2),

@@ -284,9 +284,10 @@ impl Gate {
                 self.receipt.take_if(|(stored, _)| stored == generation);
                 Vec::new()
             }
-            FromServer::Welcome(_) | FromServer::ExecutionsStored { .. } | FromServer::Goodbye { .. } => {
-                Vec::new()
-            }
+            FromServer::Welcome(_)
+            | FromServer::BreakGlass { .. }
+            | FromServer::ExecutionsStored { .. }
+            | FromServer::Goodbye { .. } => Vec::new(),
         }
     }
 

@@ -159,7 +159,7 @@ fn run() -> Result<ExitCode> {
                 }
                 Err(error) => writeln!(out, "kernel options cannot be told: {error}")?,
             }
-            if let Ok(status) = ask_status(&config) {
+            if let Ok(status) = console::status(&config.socket) {
                 let tier = status.tier.unwrap_or_else(|| "none".to_owned());
                 writeln!(out, "the running gate has tier {tier}: {}", status.tier_note)?;
             }

@@ -27,7 +27,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("enforcement", &["domain"]),
     ("gate", &["domain", "enforcement", "gate-protocol", "orders", "policy"]),
     ("agent", &["agent-core", "agent-protocol", "domain", "gate-protocol", "orders", "trust"]),
-    ("cli", &["api-types", "domain"]),
+    ("cli", &["api-types", "domain", "orders"]),
     ("matrix", &["domain", "gate-protocol", "orders"]),
     ("xtask", &["agent-protocol", "domain", "orders", "store", "trust"]),
 ];

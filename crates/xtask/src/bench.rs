@@ -11,6 +11,7 @@ mod fleet;
 mod inventory;
 mod latency;
 mod memory;
+mod rank;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -23,7 +24,7 @@ pub(crate) use exec::exec_loop;
 pub(crate) enum What {
     /// From the API call to the 201, and to the proof: 200 cycles on a real machine
     Latency(Output),
-    /// What a restriction costs each execution, beside bare and beside fapolicyd
+    /// What a restriction costs executions, opens and a compilation, beside bare and beside fapolicyd
     Exec(Output),
     /// Reading what packages shipped: 100,000 generated files, and this machine's own
     Inventory(Output),

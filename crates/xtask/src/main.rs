@@ -67,8 +67,8 @@ enum Task {
     /// The loop of `bench exec`, inside a namespace
     #[command(hide = true)]
     ExecLoop {
-        /// The program to execute
-        program: std::path::PathBuf,
+        /// What is measured is there
+        folder: std::path::PathBuf,
     },
 }
 
@@ -83,8 +83,8 @@ fn main() -> ExitCode {
 }
 
 fn run(task: Task) -> Result<()> {
-    if let Task::ExecLoop { program } = task {
-        return bench::exec_loop(&program);
+    if let Task::ExecLoop { folder } = task {
+        return bench::exec_loop(&folder);
     }
     let _clean_up = lab::CleanUp::on_every_end()?;
     match task {
@@ -95,6 +95,6 @@ fn run(task: Task) -> Result<()> {
         Task::Tidy => tidy::run(),
         Task::Vm(options) => vm::run(&options),
         Task::Bench { what } => bench::run(what),
-        Task::ExecLoop { program } => bench::exec_loop(&program),
+        Task::ExecLoop { folder } => bench::exec_loop(&folder),
     }
 }

@@ -1,31 +1,27 @@
-//! `bench exec`: what fork + exec + wait of a small static program costs, each variant in a mount namespace of its own.
+//! `bench exec`: what a restriction costs, each variant in a mount namespace of its own.
 //!
 //! The variants take turns, a batch each, in many rounds, because timing on shared machines drifts; a ratio compares
-//! two medians of the same round. The loop that measures is this program again, started inside each namespace before
-//! anything is restricted, so that between two executions it does nothing but read the clock.
+//! two medians of the same round, and a rank test says whether the medians of all rounds differ at all.
 
-use std::fmt::Write as _;
+mod turn;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
-use super::{Output, median, percentile, print_json, round};
+use super::{Output, median, percentile, print_json, rank, round};
 use crate::command;
 use crate::lab::{Lab, Machine, Namespace, Process, Show, UNLIMITED, VerdictCache, wait_until};
 use crate::programs::{self, Profile};
 use crate::setup;
-
-/// Rounds, in which every variant has its turn.
-const ROUNDS: usize = 300;
-/// Executions in a turn.
-const BATCH: usize = 20;
+pub(crate) use turn::exec_loop;
+use turn::{Folder, What};
 
 /// Measures and prints.
 pub(super) fn run(output: Output) -> Result<()> {
@@ -64,62 +60,49 @@ pub(super) fn run(output: Output) -> Result<()> {
         }
     };
 
-    for variant in &mut variants {
-        variant.turn()?;
-        variant.batches.clear();
-    }
-    let before = [questions(&cached)?, questions(&asked)?];
-    for round in 0..ROUNDS {
-        // Nobody has the same neighbor in every round.
-        let first = round % variants.len();
-        let (head, tail) = variants.split_at_mut(first);
-        for variant in tail.iter_mut().chain(head) {
-            variant.turn()?;
-        }
-    }
     // The figures are worth something only if the kernel asked as it was to.
-    let executions = (ROUNDS * BATCH) as u64;
+    let before = [questions(&cached)?, questions(&asked)?];
+    let executions = measure(&mut variants, What::Exec, 300, &[], output)?;
     let [by_cached, by_asked] = [questions(&cached)? - before[0], questions(&asked)? - before[1]];
     ensure!(by_cached < executions / 100, "the kernel kept no verdict: it asked {by_cached} times");
     ensure!(by_asked >= executions, "the kernel asked {by_asked} times only, of {executions}");
+    measure(&mut variants, What::Open, 100, &[], output)?;
+    measure(&mut variants, What::Missing, 100, &[], output)?;
+    let before = questions(&cached)?;
+    measure(&mut variants, What::Refused, 100, &["bare", "t3_cached", "t3_asked"], output)?;
+    ensure!(questions(&cached)? - before >= 100, "nothing was refused");
+    measure(&mut variants, What::Compile, 25, &["bare", "t3_cached", "fapolicyd"], output)?;
     ensure!(questions(&unrestricted)? == 0, "the kernel asked although nothing is restricted");
-
-    let bare_medians: Vec<f64> =
-        variants.first().context("no bare")?.batches.iter().map(|batch| median(batch)).collect();
-    for variant in &variants {
-        variant.print(&bare_medians, output);
-    }
     Ok(())
 }
 
-/// The loop inside a namespace: for each line with a number it executes the program that often, and answers a line of
-/// nanoseconds. Ends with its standard input, and so with its parent.
-pub(crate) fn exec_loop(program: &Path) -> Result<()> {
-    // Without arguments, environment or descriptors to arrange, this is posix_spawn, and thus vfork.
-    let mut command = Command::new(program);
-    command.env_clear();
-    let mut line = String::new();
-    let mut input = std::io::stdin().lock();
-    let mut output = std::io::stdout().lock();
-    while input.read_line(&mut line)? > 0 {
-        let times: Vec<u64> = (0..line.trim().parse::<usize>()?)
-            .map(|_| {
-                let start = Instant::now();
-                let status = command.status()?;
-                let time = start.elapsed();
-                ensure!(status.success(), "{} ended with {status}", program.display());
-                Ok(u64::try_from(time.as_nanos())?)
-            })
-            .collect::<Result<_>>()?;
-        line.clear();
-        for time in times {
-            write!(line, "{time} ")?;
-        }
-        writeln!(output, "{}", line.trim_end())?;
-        output.flush()?;
-        line.clear();
+/// Measures in turns and prints; all variants unless some are named. Answers how many measurements each made.
+fn measure(
+    variants: &mut [Variant],
+    what: What,
+    rounds: usize,
+    only: &[&str],
+    output: Output,
+) -> Result<u64> {
+    let mut taking: Vec<&mut Variant> =
+        variants.iter_mut().filter(|variant| only.is_empty() || only.contains(&variant.name)).collect();
+    for variant in &mut taking {
+        variant.turn(what)?;
+        variant.batches.clear();
     }
-    Ok(())
+    for round in 0..rounds {
+        // Nobody has the same neighbor in every round.
+        let first = round % taking.len();
+        let (head, tail) = taking.split_at_mut(first);
+        for variant in tail.iter_mut().chain(head) {
+            variant.turn(what)?;
+        }
+    }
+    let bare: Vec<f64> = taking.first().context("no bare")?.medians();
+    for variant in &taking {
+        variant.print(what, &bare, output);
+    }
+    Ok((rounds * what.count()) as u64)
 }
 
 /// One way to execute, and what was measured of it.
@@ -128,60 +111,79 @@ struct Variant {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
-    program: PathBuf,
-    /// Nanoseconds.
+    folder: Folder,
+    /// Nanoseconds, a batch for each round.
     batches: Vec<Vec<f64>>,
 }
 
 impl Variant {
-    /// Starts the loop in a namespace, on a copy of the program of its own.
+    /// Starts the loop in a namespace, on files of its own.
     fn start(name: &'static str, namespace: &Namespace, program: &Path) -> Result<Self> {
-        let copy = namespace.folder().join("small-static-program");
-        fs::copy(program, &copy)?;
+        let folder = Folder::fill(namespace.folder(), program)?;
         let mut command = namespace.inside(&[]);
-        command.arg(std::env::current_exe()?).arg("exec-loop").arg(&copy);
+        command.arg(std::env::current_exe()?).arg("exec-loop").arg(folder.path());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let input = child.stdin.take().context("no input")?;
         let output = BufReader::new(child.stdout.take().context("no output")?);
-        let mut variant = Self { name, child, input, output, program: copy, batches: Vec::new() };
-        variant.turn()?;
+        let mut variant = Self { name, child, input, output, folder, batches: Vec::new() };
+        variant.turn(What::Exec)?;
         variant.batches.clear();
         Ok(variant)
     }
 
-    fn turn(&mut self) -> Result<()> {
-        writeln!(self.input, "{BATCH}")?;
+    fn turn(&mut self, what: What) -> Result<()> {
+        // Without a restriction an unlisted program would run: what fails there is the anchor.
+        let here = if what == What::Refused && self.name == "bare" { What::Missing } else { what };
+        writeln!(self.input, "{}", here.name())?;
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         let batch: Vec<f64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-        ensure!(batch.len() == BATCH, "the loop of {} ended", self.name);
+        ensure!(batch.len() == what.count(), "the loop of {} ended", self.name);
         self.batches.push(batch);
         Ok(())
+    }
+
+    fn medians(&self) -> Vec<f64> {
+        self.batches.iter().map(|batch| median(batch)).collect()
     }
 
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a few thousand executions of less than a second"
+        reason = "a few thousand measurements of less than a minute"
     )]
-    fn print(&self, bare_medians: &[f64], output: Output) {
-        let ratios: Vec<f64> =
-            self.batches.iter().zip(bare_medians).map(|(batch, bare)| median(batch) / bare).collect();
+    fn print(&self, what: What, bare: &[f64], output: Output) {
+        let medians = self.medians();
+        let ratios: Vec<f64> = medians.iter().zip(bare).map(|(own, bare)| own / bare).collect();
         let all: Vec<f64> = self.batches.iter().flatten().copied().collect();
-        let (median_ns, mean_ns) =
-            (median(&all).round(), (all.iter().sum::<f64>() / all.len() as f64).round());
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        let [median_ns, p99_ns, mean_ns] =
+            [median(&all), percentile(&all, 0.99), mean].map(|ns| ns.round() as u64);
         let [low, ratio, high] = [0.25, 0.5, 0.75].map(|share| round(percentile(&ratios, share)));
-        let (name, n) = (self.name, all.len());
+        let rank_p = rank::probability(&medians, bare);
+        let (name, variant, rounds, n) = (what.name(), self.name, medians.len(), all.len());
         if output.json {
-            let [median_ns, mean_ns] = [median_ns, mean_ns].map(|ns| ns as u64);
-            print_json(&ExecLine { name: "exec", variant: name, median_ns, mean_ns, ratio, n });
+            print_json(&ExecLine {
+                name,
+                variant,
+                median_ns,
+                p99_ns,
+                mean_ns,
+                ratio,
+                low,
+                high,
+                rank_p,
+                rounds,
+                n,
+            });
         } else {
+            let micro = |ns: u64| ns as f64 / 1000.0;
             println!(
-                "{name:<13} median {:>6.1} us, mean {:>6.1} us, {ratio:.3} x bare (middle half of the rounds: \
-                 {low:.3} to {high:.3}, n = {n})",
-                median_ns / 1000.0,
-                mean_ns / 1000.0
+                "{name:<8} {variant:<13} median {:>9.1} us, p99 {:>9.1} us, {ratio:.3} x bare (middle half of the \
+                 {rounds} rounds: {low:.3} to {high:.3}; by chance: {rank_p:.1e}; n = {n})",
+                micro(median_ns),
+                micro(p99_ns)
             );
         }
     }
@@ -190,11 +192,19 @@ impl Variant {
 /// A variant's figures as a line of JSON.
 #[derive(Serialize)]
 struct ExecLine<'a> {
+    /// What was measured. Of `refused`, the variant `bare` is an execution that fails with `ENOENT`.
     name: &'a str,
     variant: &'a str,
     median_ns: u64,
+    p99_ns: u64,
     mean_ns: u64,
+    /// The median over the rounds of this variant's median by that of `bare`, with their middle half.
     ratio: f64,
+    low: f64,
+    high: f64,
+    /// How likely its rounds differ as much from those of `bare` by chance, by their ranks.
+    rank_p: f64,
+    rounds: usize,
     n: usize,
 }
 
@@ -254,9 +264,9 @@ fn start_fapolicyd(namespace: &Namespace, variant: &mut Variant) -> Result<Proce
     let settings = namespace.folder().join("fapolicyd");
     fs::create_dir_all(&settings)?;
     fs::write(settings.join("fapolicyd.conf"), CONFIG)?;
-    let program = fs::read(&variant.program)?;
+    let program = fs::read(variant.folder.program())?;
     let digest = hex::encode(sha2::Sha256::digest(&program));
-    let trusted = format!("{} {} {digest}\n", variant.program.display(), program.len());
+    let trusted = format!("{} {} {digest}\n", variant.folder.program().display(), program.len());
     fs::write(settings.join("fapolicyd.trust"), trusted)?;
     let mut rules: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir("/usr/share/fapolicyd/sample-rules")? {
@@ -281,7 +291,7 @@ fn start_fapolicyd(namespace: &Namespace, variant: &mut Variant) -> Result<Proce
         daemon.require_alive(&log)?;
         Ok(fs::read_to_string(&log)?.contains("Starting to listen for events"))
     })?;
-    variant.turn()?;
+    variant.turn(What::Exec)?;
     ensure!(!fs::read_to_string(&log)?.contains("small-static-program"), "it would refuse the program");
     Ok(daemon)
 }

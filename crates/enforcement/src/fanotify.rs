@@ -209,7 +209,7 @@ impl Drop for Fanotify {
 }
 
 /// Ends what an earlier process has left: whoever waits goes on.
-fn let_go(group: BorrowedFd<'_>) {
+pub(crate) fn let_go(group: BorrowedFd<'_>) {
     sys::remove_marks(group);
     let mut buffer = [0; sys::METADATA_BYTES];
     while let Ok(events) = sys::read_events(group, &mut buffer)

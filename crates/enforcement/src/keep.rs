@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use nix::sys::socket::{
     sockopt::PeerCredentials,
 };
 
-use crate::fanotify::{Shared, event_fd};
+use crate::fanotify::{Shared, event_fd, let_go};
 use crate::keeper::{MESSAGE_BYTES, Message, VERSION};
 use crate::{Error, sys};
 
@@ -51,6 +51,21 @@ pub fn inherited_group() -> Option<OwnedFd> {
     sys::inherited().into_iter().find(|(name, _)| name == STORED_NAME).map(|(_, group)| group)
 }
 
+/// Ends what an earlier gate has left with its keepers, for a gate that restricts by other means: whoever waits goes on.
+/// To be called once the other means hold.
+pub fn end_former(keepers: Keepers) {
+    let found = keepers.socket.as_deref().map(reach_keeper);
+    let (keeper, kept) = found.and_then(Result::ok).unzip();
+    for group in keepers.inherited.into_iter().chain(kept.flatten()) {
+        let_go(group.as_fd());
+    }
+    if let Some(keeper) = keeper {
+        // One that does not take it in time has nothing any more that asks.
+        drop(sys::send_message(keeper.as_fd(), &Message::End.bytes(), &[]));
+    }
+    forget_group();
+}
+
 /// The connection to a keeper, for as long as the backend lives.
 pub(crate) struct Keep {
     socket: PathBuf,
@@ -77,7 +92,7 @@ impl Keep {
         let mut child = None;
         let begin = Instant::now();
         let group = loop {
-            match keep.connect() {
+            match reach_keeper(&keep.socket) {
                 Ok((connection, group)) => {
                     keep.lock().connection = Some(connection);
                     break group;
@@ -141,26 +156,6 @@ impl Keep {
         Loan { keep: Arc::clone(self), end: Message::DropFile(number) }
     }
 
-    fn connect(&self) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
-        let connection = socket(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            None,
-        )?;
-        connect(connection.as_raw_fd(), &UnixAddr::new(&self.socket)?)?;
-        if getsockopt(&connection, PeerCredentials)?.uid() != 0 {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        wait_for(&connection, PollFlags::POLLIN, PATIENCE)?;
-        let mut buffer = [0; MESSAGE_BYTES];
-        let (length, files) = sys::receive_message(connection.as_fd(), &mut buffer, MsgFlags::empty())?;
-        match Message::parse(buffer.get(..length).unwrap_or_default()) {
-            Some(Message::Hello(VERSION)) => Ok((connection, files.into_iter().next())),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
-    }
-
     /// Starts a keeper unless one was started that still runs.
     fn start(&self, child: &mut Option<Child>) {
         if child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
@@ -182,7 +177,7 @@ impl Keep {
             if stopped {
                 return;
             }
-            match self.connect() {
+            match reach_keeper(&self.socket) {
                 // What it has is ours, or of a gate before us that this one has replaced.
                 Ok((connection, _group)) => self.give_again(connection),
                 Err(_) => self.start(&mut child),
@@ -284,6 +279,27 @@ pub(crate) struct Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         self.keep.lock().send_of_restriction(self.end, &[], SHORT_PATIENCE);
+    }
+}
+
+/// Connects to the keeper that listens at `path`. Answers with it the group that it has, if any.
+fn reach_keeper(path: &Path) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+    let connection = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    connect(connection.as_raw_fd(), &UnixAddr::new(path)?)?;
+    if getsockopt(&connection, PeerCredentials)?.uid() != 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    wait_for(&connection, PollFlags::POLLIN, PATIENCE)?;
+    let mut buffer = [0; MESSAGE_BYTES];
+    let (length, files) = sys::receive_message(connection.as_fd(), &mut buffer, MsgFlags::empty())?;
+    match Message::parse(buffer.get(..length).unwrap_or_default()) {
+        Some(Message::Hello(VERSION)) => Ok((connection, files.into_iter().next())),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 

@@ -43,7 +43,7 @@ use domain::restriction::Tier;
 pub use denial::Denial;
 pub use examine::{Examined, Examiner, KnownDigests, foreign_devices};
 pub use fanotify::{Fanotify, MarkScope, Settings, support};
-pub use keep::{Keepers, inherited_group};
+pub use keep::{Keepers, end_former, inherited_group};
 pub use kernel::{Kernel, KernelSettings, kernel_obstacle};
 pub use label::{fs_verity, hash};
 

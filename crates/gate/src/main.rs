@@ -175,8 +175,13 @@ fn run() -> Result<ExitCode> {
 fn start(config: &Config) -> Result<Gate> {
     let keepers = config.keepers()?;
     let state = State::open(&config.state_dir)?;
-    let chosen = tier::choose(config, keepers, state.baseline_files())?;
-    Gate::start(state, &config.agent_program, &config.manifests_dir, chosen)
+    let mut chosen = tier::choose(config, keepers, state.baseline_files())?;
+    let former = chosen.former.take();
+    let gate = Gate::start(state, &config.agent_program, &config.manifests_dir, chosen)?;
+    if let Some(former) = former {
+        enforcement::end_former(former);
+    }
+    Ok(gate)
 }
 
 fn print_status(out: &mut impl std::io::Write, status: &Status) -> std::io::Result<()> {

@@ -19,6 +19,9 @@ pub struct Chosen {
     pub unsupported: Option<String>,
     /// What is to be known of it: what it does not see, and why no stronger one was taken.
     pub note: String,
+    /// Who may still have an earlier gate's restriction by fanotify, when this one has no use for it: to be ended once
+    /// this one holds.
+    pub former: Option<Keepers>,
 }
 
 /// One tier that was looked at.
@@ -102,7 +105,8 @@ pub fn choose(config: &Config, keepers: Keepers, baseline_files: usize) -> Resul
             Tier::Fanotify => {
                 let unsupported = enforcement::support();
                 let enforcer = Box::new(fanotify(config, keepers)?);
-                return Ok(Chosen { enforcer, unsupported, note: with_reasons(FANOTIFY_NOTE, &before) });
+                let note = with_reasons(FANOTIFY_NOTE, &before);
+                return Ok(Chosen { enforcer, unsupported, note, former: None });
             }
         };
         match found {
@@ -112,13 +116,14 @@ pub fn choose(config: &Config, keepers: Keepers, baseline_files: usize) -> Resul
                     enforcer: Box::new(kernel),
                     unsupported: None,
                     note: with_reasons(note, &before),
+                    former: Some(keepers),
                 });
             }
             Err(reason) => before.push(format!("{} cannot be used: {reason}", title(*tier))),
         }
     }
     let enforcer = Box::new(Fanotify::new(config.enforcement()));
-    Ok(Chosen { enforcer, unsupported: Some(before.join("; ")), note: String::new() })
+    Ok(Chosen { enforcer, unsupported: Some(before.join("; ")), note: String::new(), former: None })
 }
 
 fn fanotify(config: &Config, keepers: Keepers) -> Result<Fanotify, Error> {

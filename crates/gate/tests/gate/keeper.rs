@@ -251,3 +251,14 @@ gate_test! {
         assert_eq!(run(&programs.unlisted), Execution::Ran);
     }
 }
+
+gate_test! {
+    fn a_gate_of_another_tier_ends_what_is_kept() {
+        let mut machine = Machine::kept();
+        machine.obeyed(Restricted);
+        machine.stop(SIGKILL);
+        let socket = Some(machine.folder.join("keeper"));
+        enforcement::end_former(enforcement::Keepers { socket, ..Default::default() });
+        assert_eq!(run_in_time(&machine.programs().unlisted), Execution::Ran);
+    }
+}

@@ -226,8 +226,14 @@ pub fn stay() -> io::Result<()> {
 pub fn serve(path: &Path, log: &mut dyn FnMut(&str)) -> io::Result<std::convert::Infallible> {
     raise_descriptor_limit();
     let listener = listener(path)?;
-    let mut keeper =
-        Keeper { kept: Kept::default(), gate: None, life: Instant::now(), refusing: false, refused: 0 };
+    let mut keeper = Keeper {
+        kept: Kept::default(),
+        gate: None,
+        life: Instant::now(),
+        pinged: Instant::now(),
+        refusing: false,
+        refused: 0,
+    };
     loop {
         keeper.wait(listener.as_fd());
         keeper.take_messages(listener.as_fd(), log);
@@ -257,6 +263,8 @@ struct Keeper {
     gate: Option<OwnedFd>,
     /// When the gate last gave a sign of life, or when it went.
     life: Instant,
+    /// When it was last asked for one.
+    pinged: Instant,
     /// Whether questions are refused here.
     refusing: bool,
     refused: u64,
@@ -320,8 +328,11 @@ impl Keeper {
     /// Does the gate's work as far as it goes while there is none that does it.
     fn look_after(&mut self, log: &mut dyn FnMut(&str)) {
         let Some(restriction) = &self.kept.restriction else { return };
-        if self.gate.is_some() && is_answered(&restriction.ping) {
-            self.life = Instant::now();
+        if self.gate.is_some() && self.pinged.elapsed() >= PING_INTERVAL {
+            self.pinged = Instant::now();
+            if is_answered(&restriction.ping) {
+                self.life = self.pinged;
+            }
         }
         if self.life.elapsed() < WAIT {
             if self.refusing {

@@ -24,6 +24,8 @@ use crate::{Error, sys};
 
 /// The shortest time between two searches for namespaces.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(100);
+/// The longest, whatever a search takes.
+const SEARCH_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// A search takes at most one part in so many of a processor, however many processes there are.
 const SEARCH_SHARE: u32 = 50;
 /// The most namespaces that are watched; each costs two descriptors.
@@ -189,10 +191,10 @@ impl Views {
 
     /// Looks for namespaces when it is time to. Answers whether any came or went.
     fn search_if_due(&mut self, shared: &Shared) -> bool {
-        let start = Instant::now();
-        if shared.settings.scope == MarkScope::Mount || start < self.next_search {
+        if shared.settings.scope == MarkScope::Mount || Instant::now() < self.next_search {
             return false;
         }
+        let start = worked();
         let before = self.others.len();
         let found = self.processes_by_namespace();
         self.others.retain(|namespace, _| found.contains_key(namespace));
@@ -209,7 +211,8 @@ impl Views {
                 changed = true;
             }
         }
-        self.next_search = Instant::now() + (start.elapsed() * SEARCH_SHARE).max(SEARCH_INTERVAL);
+        let rest = worked().saturating_sub(start) * SEARCH_SHARE;
+        self.next_search = Instant::now() + rest.clamp(SEARCH_INTERVAL, SEARCH_INTERVAL_MAX);
         changed
     }
 
@@ -260,6 +263,12 @@ impl Views {
         }
         shared.foreign.cover(&places, shared);
     }
+}
+
+/// For how long this thread has had a processor.
+fn worked() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(Duration::ZERO, Duration::from)
 }
 
 /// The number of a process's mount namespace; none when the process is gone.

@@ -113,7 +113,8 @@ kernel_test! {
             until("the namespace is let go", || (enforcer.status().marks == 1).then_some(()));
         }
         println!("marked after {windows:?}");
-        assert!(windows.iter().all(|window| *window < Duration::from_secs(2)), "{windows:?}");
+        // Mostly a tenth of a second; a machine that is very busy takes its time.
+        assert!(windows.iter().all(|window| *window < Duration::from_secs(10)), "{windows:?}");
     }
 }
 

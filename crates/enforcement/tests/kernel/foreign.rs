@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ struct Served {
     stalls: Arc<AtomicBool>,
     /// Tells of each `open` that has no answer; the answers come when the receiver goes.
     stalled: mpsc::Receiver<()>,
+    /// Files that are open.
+    open: Arc<AtomicI64>,
 }
 
 const ROOT: u64 = 1;
@@ -79,7 +81,8 @@ impl Served {
         nix::mount::mount(Some("test"), at, Some("fuse"), flags, Some(data.as_str())).unwrap();
         let stalls = Arc::new(AtomicBool::new(false));
         let (tell, stalled) = mpsc::channel();
-        let is_stalling = Arc::clone(&stalls);
+        let (is_stalling, open) = (Arc::clone(&stalls), Arc::new(AtomicI64::new(0)));
+        let count = Arc::clone(&open);
         std::thread::spawn(move || {
             let mut buffer = vec![0; 1 << 17];
             let mut waiting = Vec::new();
@@ -99,6 +102,8 @@ impl Served {
                     tell.send(()).unwrap();
                 } else if !is_forget {
                     device.write_all(&reply).unwrap();
+                    // OPEN and RELEASE.
+                    count.fetch_add(i64::from(opcode == 14) - i64::from(opcode == 18), Ordering::SeqCst);
                 }
                 if !is_stalling.load(Ordering::SeqCst) {
                     // Who was killed in the meantime wants no answer.
@@ -106,7 +111,17 @@ impl Served {
                 }
             }
         });
-        Self { program: at.join("program"), stalls, stalled }
+        Self { program: at.join("program"), stalls, stalled, open }
+    }
+}
+
+impl Drop for Served {
+    /// The backend closes the files that it was asked about, which is a question to the server again: were the server's
+    /// thread to end in the middle of it, this process never could.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            until("all files are closed", || (self.open.load(Ordering::SeqCst) <= 0).then_some(()));
+        }
     }
 }
 
@@ -157,7 +172,7 @@ kernel_test! {
         until("it is examined", || examined.is_finished().then_some(()));
         let examined = examined.join().unwrap();
         assert_eq!(examined.decision.cause, DecisionCause::Unverifiable);
-        assert_eq!((examined.digest, examined.path), (None, served.program.into_os_string().into_vec()));
+        assert_eq!((examined.digest, examined.path), (None, served.program.clone().into_os_string().into_vec()));
         let mountinfo = fs::read("/proc/thread-self/mountinfo").unwrap();
         assert!(!enforcement::foreign_devices(&mountinfo).is_empty());
     }

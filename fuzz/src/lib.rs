@@ -8,6 +8,9 @@
 /// The server is too much to build for this one file of it.
 #[path = "../../crates/server/src/token/text.rs"]
 mod token_text;
+/// So is the gate, with all that it needs of the kernel.
+#[path = "../../crates/gate/src/unit_file.rs"]
+mod unit_file;
 
 /// What the kernel's programs tell is read by one file of the gate's backend, which brings them along.
 #[path = "../../crates/enforcement/src/kernel/abi.rs"]
@@ -39,9 +42,10 @@ use orders::{
 use policy::baseline::{Baseline, PLACES_MAX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use unit_file::UnitFile;
 
 /// A function for each target, by the target's name.
-pub const TARGETS: [(&str, fn(&[u8])); 9] = [
+pub const TARGETS: [(&str, fn(&[u8])); 11] = [
     ("odata", odata),
     ("orders", orders),
     ("break_glass", break_glass),
@@ -52,6 +56,7 @@ pub const TARGETS: [(&str, fn(&[u8])); 9] = [
     ("baseline", baseline),
     ("token", token),
     ("kernel_event", kernel_event),
+    ("unit_file", unit_file),
 ];
 
 static SCHEMA: Schema = Schema {
@@ -381,4 +386,24 @@ pub fn kernel_event(data: &[u8]) {
 /// Whether these bytes are an event with a path.
 pub fn is_kernel_event(data: &[u8]) -> bool {
     kernel_abi::Event::from_bytes(data).is_some_and(|event| !event.path.is_empty())
+}
+
+/// A unit of systemd, and one with a drop-in: what it starts leads nowhere else, and there is not too much of it.
+pub fn unit_file(data: &[u8]) {
+    let (unit, drop_in) = data.split_at(data.len() / 2);
+    for texts in [vec![data], vec![unit, drop_in]] {
+        let unit = UnitFile::read(texts);
+        assert!(unit.programs.len() <= 3 * 64);
+        for path in &unit.programs {
+            let parts: Vec<_> = path.split(|byte| *byte == b'/').collect();
+            assert!(path.starts_with(b"/") || parts.len() == 1);
+            assert!((1..=4096).contains(&path.len()) && !path.contains(&0) && !parts.contains(&&b".."[..]));
+        }
+        assert!(unit.service.is_none_or(|name| unit_file::is_name(&name)));
+    }
+}
+
+/// Whether a unit starts something.
+pub fn starts_something(data: &[u8]) -> bool {
+    !UnitFile::read([data]).programs.is_empty()
 }

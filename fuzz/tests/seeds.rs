@@ -42,6 +42,7 @@ fn the_seeds_are_worth_their_name() {
     let accepted: [(&str, fn(&[u8]) -> bool); 7] = [
         ("token", fuzz::is_token),
         ("kernel_event", fuzz::is_kernel_event),
+        ("unit_file", fuzz::starts_something),
         ("agent_protocol", |data| agent_protocol::decode::<agent_protocol::FromAgent>(data, 1 << 20).is_ok()),
         ("gate_protocol", |mut data| {
             matches!(gate_protocol::read_frame::<gate_protocol::Request>(&mut data), Ok(Some(_)))

@@ -68,6 +68,8 @@ pub enum DecisionCause {
     AnonymousCode,
     /// The guard of this name: no execution, but something that undermines the restriction.
     Guard(String),
+    /// Not an execution: it ran already when the restriction began, and is not listed.
+    Running,
 }
 
 impl DecisionCause {
@@ -90,6 +92,7 @@ impl DecisionCause {
             Self::Changed => "changed",
             Self::AnonymousCode => "anonymous-code",
             Self::Guard(_) => "guard",
+            Self::Running => "running",
         }
     }
 }

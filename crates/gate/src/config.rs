@@ -33,6 +33,10 @@ pub struct Config {
     pub verdict_cache: bool,
     /// A decision that takes longer, in milliseconds, is a refusal: 100 to 60000.
     pub decision_deadline_ms: u64,
+    /// Below which folder the system is whose survival is seen to. Another one than `/` is for trying things out.
+    pub system_root: PathBuf,
+    /// A machine that was restricted and within so many seconds is found out of reach is released again: 1 to 120.
+    pub deadman_seconds: u64,
     /// Whether a restriction of tier T3 outlives the gate by means of a keeper.
     pub keeper: Keeper,
     /// The keeper's socket; only root may connect.
@@ -96,6 +100,8 @@ impl Default for Config {
             keeper: Keeper::Start,
             keeper_socket: "/run/cordon/keeper.sock".into(),
             restart_programs: vec!["/usr/lib/systemd/systemd-executor".into()],
+            system_root: "/".into(),
+            deadman_seconds: 20,
         }
     }
 }
@@ -134,6 +140,15 @@ impl Config {
         anyhow::ensure!(
             !(covers_all && config.scope == Scope::Mount),
             "scope is \"mount\", but the tiers bpf-lsm and fmod-ret cover the whole machine"
+        );
+        // Who sent the order waits for its answer as long.
+        let possible = 1..=120;
+        anyhow::ensure!(
+            possible.contains(&config.deadman_seconds),
+            "deadman_seconds is {}, and must be {} to {}",
+            config.deadman_seconds,
+            possible.start(),
+            possible.end()
         );
         Ok(config)
     }
@@ -192,6 +207,8 @@ mod tests {
             ("tier = \"bpf-lsm\"\nscope = \"mount\"", "cover the whole machine"),
             ("decision_deadline_ms = 0", "decision_deadline_ms is 0, and must be 100 to 60000"),
             ("decision_deadline_ms = 60001", "must be 100 to 60000"),
+            ("deadman_seconds = 0", "deadman_seconds is 0, and must be 1 to 120"),
+            ("deadman_seconds = 121", "must be 1 to 120"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(message), "{error}");

@@ -1,6 +1,5 @@
 //! The gate itself: obeys orders, keeps its word over restarts, proves what it did.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,9 +29,13 @@ use crate::end::{Anchor, Standing, Term};
 use crate::judge::MachineJudge;
 use crate::manifests::ReadManifests;
 use crate::state::{Accepted, Enrollment, FailedClosed, State, put_in_place};
-use crate::survival::SurvivalSet;
+use crate::survival::{SurvivalSet, Survivors};
 use crate::tier::Chosen;
 use crate::transaction;
+
+mod around;
+
+use around::Around;
 
 /// How long until it is tried again when the end of a restriction cannot be made durable.
 const END_RETRY: Duration = Duration::from_secs(5);
@@ -71,6 +74,7 @@ pub struct Gate {
     /// The policy that denials are made by from here on.
     denying: Option<PolicyRevision>,
     denials_lost: u64,
+    around: Around,
 }
 
 /// The name and the revision of a policy.
@@ -94,7 +98,7 @@ struct PredefinedSet {
     revision: Option<PolicyRevision>,
     policy: CompiledPolicy,
     settings: PolicySettings,
-    survival: BTreeSet<Sha256Digest>,
+    survival: Survivors,
 }
 
 struct HeldBaseline {
@@ -159,6 +163,7 @@ impl Gate {
             denied_before: Vec::new(),
             denying: None,
             denials_lost: 0,
+            around: Around::default(),
             state,
         };
         match gate.read_baseline() {
@@ -272,7 +277,9 @@ impl Gate {
         let order = order.order().clone();
         anyhow::ensure!(order.fence == accepted.fence(), "the order is not that of the fence");
         if order.desired == Desired::Restricted && !accepted.is_restricted() {
-            let may_be_over = order.ends_at.is_some() && accepted.receipt.is_some();
+            let receipt = accepted.receipt.as_deref();
+            let may_be_over = receipt
+                .is_some_and(|receipt| order.ends_at.is_some() || self.says_that_it_failed(receipt, &order));
             let is_lifted = accepted.lift.as_ref().is_some_and(|lift| self.proved(lift).is_some());
             anyhow::ensure!(may_be_over || is_lifted, "a restriction without an end is said to have ended");
         } else if order.desired == Desired::Restricted {
@@ -320,12 +327,9 @@ impl Gate {
     }
 
     /// The survival set of the last restriction, as far as it is known, with the gate that is running.
-    fn kept_survival(&mut self) -> BTreeSet<Sha256Digest> {
-        let kept: Vec<_> = self.accepted.survival.iter().filter_map(|text| text.parse().ok()).collect();
-        if kept.is_empty() {
-            return self.survival.look();
-        }
-        kept.into_iter().chain(self.survival.fixed()).collect()
+    fn kept_survival(&mut self) -> Survivors {
+        let kept = Survivors::of_lines(&self.accepted.survival);
+        if kept.is_empty() { self.survival.look() } else { kept.with(&self.survival.fixed()) }
     }
 
     fn keep_failed_closed(&self) {
@@ -439,14 +443,7 @@ impl Gate {
         accepted.end = admitted.end;
         let mut set = None;
         if let Some((policy, bytes)) = admitted.policy {
-            // While restricted, what was found before counts.
-            let survival = match &self.set {
-                Some(before) if self.is_restricted() => before.survival.clone(),
-                Some(_) | None => self.survival.look(),
-            };
-            accepted.policy = Some(bytes);
-            accepted.survival = survival.iter().map(ToString::to_string).collect();
-            match self.with_manifests(policy.policy()) {
+            let compiled = match self.with_manifests(policy.policy()) {
                 Ok((compiled, read)) => {
                     read.problems.iter().for_each(|problem| log!("a manifest does not count: {problem}"));
                     let has_keys = !policy.policy().settings.manifest_keys.is_empty();
@@ -454,18 +451,31 @@ impl Gate {
                         let reason = format!("the signed manifests cannot be kept: {}", chain(&error));
                         return reply(self.receipt(order, Outcome::ApplyFailed(reason), None));
                     }
-                    set = Some(PredefinedSet {
-                        digest: Some(policy.digest()),
-                        revision: Some(PolicyRevision::of(&policy)),
-                        policy: compiled,
-                        settings: policy.policy().settings.clone(),
-                        survival,
-                    });
+                    compiled
                 }
                 Err(error) => {
                     return reply(self.receipt(order, Outcome::Rejected(error.to_string()), None));
                 }
-            }
+            };
+            let settings = policy.policy().settings.clone();
+            // While restricted, what was found before counts.
+            let survival = match &self.set {
+                Some(before) if self.is_restricted() => Ok(before.survival.clone()),
+                Some(_) | None => self.survivors(&compiled, settings.survival_check),
+            };
+            let survival = match survival {
+                Ok(survival) => survival,
+                Err(reason) => return reply(self.receipt(order, Outcome::Rejected(reason), None)),
+            };
+            accepted.policy = Some(bytes);
+            accepted.survival = survival.to_lines();
+            set = Some(PredefinedSet {
+                digest: Some(policy.digest()),
+                revision: Some(PolicyRevision::of(&policy)),
+                policy: compiled,
+                settings,
+                survival,
+            });
         }
         // The fence is durable before anything is switched, so that no crash can make an older order new.
         if let Err(error) = self.state.save_accepted(&accepted) {
@@ -479,6 +489,7 @@ impl Gate {
 
     fn carry_out(&mut self, order: &Order, reply: &mut dyn FnMut(Reply)) {
         reply(Reply::Accepted { generation: order.fence.generation });
+        let before = self.vitals_before(order.desired);
         let outcome = match self.switch(order.desired) {
             Ok(()) => {
                 if self.failed_closed.take().is_some() {
@@ -488,6 +499,7 @@ impl Gate {
             }
             Err(error) => (Outcome::ApplyFailed(format!("{error:#}")), None),
         };
+        let outcome = self.after_switch(order, before, outcome);
         reply(self.keep_receipt(order, outcome));
         self.await_end(order);
     }
@@ -498,6 +510,7 @@ impl Gate {
             Desired::Released => {
                 self.enforcer.release();
                 self.set = None;
+                self.lifted();
                 self.prepare();
                 Ok(())
             }
@@ -730,10 +743,11 @@ impl Gate {
         &self,
         digest: Option<Sha256Digest>,
         policy: CompiledPolicy,
-        survival: BTreeSet<Sha256Digest>,
+        survival: Survivors,
     ) -> MachineJudge {
         let baseline = self.baseline.as_ref().map(|held| Arc::clone(&held.baseline));
         let mut survival_places = self.survival.places();
+        survival_places.extend(survival.places());
         // One that cannot be written fails when it is run.
         survival_places.extend(self.canaries.prepare().ok());
         let mut id = sha2::Sha256::new();
@@ -809,7 +823,9 @@ impl Gate {
     /// Hashes what a switch will need, so that the switch need not.
     pub fn warm_up(&mut self) {
         if !self.is_restricted() {
-            self.survival.look();
+            let always = self.survival.look();
+            let judge = self.judge(None, CompiledPolicy::os_only(), always);
+            self.survival.warm_up(judge);
         }
         self.prepare();
     }
@@ -920,6 +936,8 @@ impl Gate {
         let before = self.denied_before.len().min(max);
         let mut taken: Vec<_> = self.denied_before.drain(..before).collect();
         let mut denials = self.enforcer.take_denials(max - before);
+        let room = (max - before).saturating_sub(denials.len());
+        denials.extend(self.around.sweeper.take(room));
         // The canaries that must be refused are no news.
         denials.retain(|denial| !self.canaries.is_own(&denial.path));
         taken.extend(denials.into_iter().map(|denial| Denied(denial, self.denying.clone())));
@@ -1014,7 +1032,11 @@ impl Gate {
                 newest.unwrap_or_else(|| (None, CompiledPolicy::os_only()))
             }
         };
-        let survival = survival_in_force.unwrap_or_else(|| self.survival.look());
+        let survival = match survival_in_force {
+            Some(survival) => survival,
+            None if self.survival.is_warm() => self.survey(&policy)?.survivors,
+            None => self.survival.look(),
+        };
         Ok((digest, self.judge(digest, policy, survival)))
     }
 
@@ -1101,9 +1123,10 @@ pub fn explain(judge: &MachineJudge, path: &str) -> Explanation {
         DecisionCause::TooLarge => (None, "it is larger than the gate is willing to hash".to_owned()),
         DecisionCause::Late | DecisionCause::Overload => (None, "the gate had no time to decide".to_owned()),
         // Causes of what happened, not of what is asked about a file.
-        DecisionCause::Changed | DecisionCause::AnonymousCode | DecisionCause::Guard(_) => {
-            (None, "it was not judged".to_owned())
-        }
+        DecisionCause::Changed
+        | DecisionCause::AnonymousCode
+        | DecisionCause::Guard(_)
+        | DecisionCause::Running => (None, "it was not judged".to_owned()),
     };
     Explanation {
         allowed: decision.verdict == Verdict::Allow,

@@ -1,6 +1,5 @@
 //! Judges files for the enforcer: survival set, policy, package baseline.
 
-use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,12 +16,14 @@ use policy::baseline::Baseline;
 use policy::classes::ProgramTable;
 use policy::{CompiledPolicy, start};
 
+use crate::survival::Survivors;
+
 /// A policy with the trust sources of this machine.
 pub struct MachineJudge {
     /// The rules.
     pub policy: CompiledPolicy,
     /// Contents that keep the machine alive and reachable.
-    pub survival: BTreeSet<Sha256Digest>,
+    pub survival: Survivors,
     /// What packages shipped; none when the machine has no baseline, or a damaged one.
     pub baseline: Option<Arc<Baseline<File>>>,
     /// Where the survival set lies.
@@ -40,7 +41,7 @@ impl Judge for MachineJudge {
             path: file.path,
             in_package_database: is_packaged(&shipped, file),
             classes: self.classes_of(&shipped, file),
-            in_survival_set: self.survival.contains(&file.digest),
+            in_survival_set: self.survival.holds(file),
         };
         // In a mount namespace of their own, users choose the names that files are executed by. A rule about a place
         // counts for the file that is there, whatever it is called where it was executed; a name alone allows nothing.
@@ -111,8 +112,20 @@ fn is_packaged(shipped: &[Vec<u8>], file: &FileFacts<'_>) -> bool {
     shipped.iter().any(|place| is_at(place, file).is_some_and(installed))
 }
 
+/// What vouches for a part of the survival set: packages, whatever the profile, else the policy.
+pub struct PackagesFirst(pub MachineJudge);
+
+impl Judge for PackagesFirst {
+    fn judge(&self, file: &FileFacts<'_>) -> Decision {
+        if is_packaged(&self.0.shipped(&file.digest), file) {
+            return Decision::settled(Verdict::Allow, DecisionCause::PackageDatabase);
+        }
+        self.0.judge(file)
+    }
+}
+
 /// What is at `place`, when that is this very inode.
-fn is_at(place: &[u8], file: &FileFacts<'_>) -> Option<Metadata> {
+pub(crate) fn is_at(place: &[u8], file: &FileFacts<'_>) -> Option<Metadata> {
     let metadata = std::fs::metadata(Path::new(std::ffi::OsStr::from_bytes(place))).ok()?;
     ((metadata.dev(), metadata.ino()) == (file.device, file.inode)).then_some(metadata)
 }

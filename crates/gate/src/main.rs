@@ -96,7 +96,8 @@ fn run() -> Result<ExitCode> {
             // What the kernel kills for memory must not be what restricts the machine.
             drop(std::fs::write("/proc/self/oom_score_adj", "-1000"));
             // The restriction is in force again before the socket opens, and before anything else.
-            let gate = start(&config)?;
+            let mut gate = start(&config)?;
+            gate.watch_over(&config);
             socket::serve(&config.socket, config.agent_uid, gate)
                 .with_context(|| format!("cannot serve {}", config.socket.display()))?;
         }

@@ -19,7 +19,7 @@ const PROCESSES_MAX: usize = 32_768;
 const FILES_MAX: usize = 32_768;
 /// The most of one process's maps that is read, in bytes: the kernel's default of 65,530 mappings with usual paths.
 const MAPS_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// The most processes that are named for one file.
+/// The most processes that are named for one file, unless more are asked for.
 const PIDS_MAX: usize = 16;
 
 /// A file that runs.
@@ -33,7 +33,7 @@ pub struct RunningFile {
     pub is_foreign: bool,
     /// How many processes run it.
     pub processes: u64,
-    /// Some of them.
+    /// Some of them, or all.
     pub pids: Vec<i32>,
     /// The links by which it can be opened as long as the process lives, one for each of `pids`.
     links: Vec<PathBuf>,
@@ -77,7 +77,15 @@ type Key = ((u64, u64), u64, Vec<u8>);
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn look() -> io::Result<Running> {
-    let mut found = Found::default();
+    look_naming(PIDS_MAX)
+}
+
+/// The same, with at most `pids_max` processes of each file.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn look_naming(pids_max: usize) -> io::Result<Running> {
+    let mut found = Found { pids_max, ..Found::default() };
     for entry in std::fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
@@ -95,6 +103,7 @@ pub fn look() -> io::Result<Running> {
 
 #[derive(Default)]
 struct Found {
+    pids_max: usize,
     files: BTreeMap<Key, RunningFile>,
     processes: u64,
     is_cut: bool,
@@ -139,7 +148,7 @@ impl Found {
             file.is_program |= is_program;
             file.is_foreign |= is_foreign;
             file.processes += 1;
-            if file.pids.len() < PIDS_MAX {
+            if file.pids.len() < self.pids_max {
                 file.pids.push(pid);
                 file.links.push(folder.join("map_files").join(range));
             }

@@ -306,12 +306,15 @@ impl Lab {
             folder.join("gate.toml"),
             format!(
                 "state_dir = {:?}\nsocket = {socket:?}\nagent_uid = {AGENT_UID}\nagent_program = {:?}\n\
-                 scope = \"mount\"\nverdict_cache = {}\nkeeper = \"none\"\n",
+                 scope = \"mount\"\nverdict_cache = {}\nkeeper = \"none\"\nsystem_root = {:?}\n",
                 folder.join("gate"),
                 self.programs.agent,
                 cache == VerdictCache::On,
+                folder.join("system"),
             ),
         )?;
+        // The machine around it is not the one that is restricted.
+        fs::create_dir(folder.join("system"))?;
         fs::write(
             folder.join("agent.toml"),
             format!("state_dir = {agent_state:?}\ngate_socket = {socket:?}\nnotify = false\n"),

@@ -92,11 +92,13 @@ impl Machine {
         fs::set_permissions(&agent_state, fs::Permissions::from_mode(0o700)).unwrap();
         let gate = format!(
             "state_dir = {:?}\nsocket = {:?}\nagent_uid = {AGENT_UID}\nagent_program = {:?}\nscope = \"mount\"\n\
-             keeper = \"none\"\n",
+             keeper = \"none\"\nsystem_root = {:?}\n",
             folder.join("gate"),
             folder.join("gate.sock"),
             folder.join("bin/cordon-agent"),
+            folder.join("system"),
         );
+        fs::create_dir(folder.join("system")).unwrap();
         fs::write(folder.join("gate.toml"), gate).unwrap();
         let machine =
             Self { holder: hold_namespace(&folder, prepare), folder, gate: None, agent: None, _kept: kept };

@@ -5,6 +5,7 @@
 #![cfg(test)]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it expects; anything else fails it")]
 
+mod around;
 mod break_glass;
 mod crashes;
 mod denials;
@@ -19,3 +20,4 @@ mod state;
 mod support;
 mod survival;
 mod transactions;
+mod unit_file;

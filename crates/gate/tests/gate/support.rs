@@ -134,13 +134,15 @@ impl Machine {
         open_to_all(&folder);
         let config = format!(
             "state_dir = {:?}\nsocket = {:?}\nagent_uid = {AGENT}\nagent_program = {:?}\nmanifests_dir = {:?}\n\
-             scope = \"mount\"\nkeeper = \"none\"\n",
+             scope = \"mount\"\nkeeper = \"none\"\nsystem_root = {:?}\ndeadman_seconds = 1\n",
             folder.join("state"),
             folder.join("socket"),
             folder.join("agent"),
             folder.join("manifests"),
+            folder.join("root"),
         );
         fs::write(folder.join("gate.toml"), config).unwrap();
+        fs::create_dir(folder.join("root")).unwrap();
         for name in ["unlisted", "listed", "packaged", "agent"] {
             install(&folder.join(name), &program(name));
         }
@@ -586,10 +588,17 @@ pub(crate) fn run(path: &Path) -> Execution {
 /// A static ELF program that exits with 42, and has `name` in its content.
 pub(crate) fn program(name: &str) -> Vec<u8> {
     #[cfg(target_arch = "x86_64")]
-    let (machine, code) = (62_u16, b"\xbf\x2a\0\0\0\xb8\x3c\0\0\0\x0f\x05");
+    let code = b"\xbf\x2a\0\0\0\xb8\x3c\0\0\0\x0f\x05";
     #[cfg(target_arch = "aarch64")]
-    let (machine, code) = (183_u16, b"\x40\x05\x80\xd2\xa8\x0b\x80\xd2\x01\0\0\xd4");
+    let code = b"\x40\x05\x80\xd2\xa8\x0b\x80\xd2\x01\0\0\xd4";
+    program_of(code, name)
+}
+
+/// A static ELF program of this code, which has `name` in its content.
+pub(crate) fn program_of(code: &[u8], name: &str) -> Vec<u8> {
+    let machine = if cfg!(target_arch = "x86_64") { 62_u16 } else { 183 };
     let (base, headers) = (0x40_0000_u64, 120_u64);
+    let length = headers + code.len() as u64;
     let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0".to_vec();
     bytes.extend(machine.to_le_bytes());
     bytes.extend(1_u32.to_le_bytes());
@@ -597,7 +606,7 @@ pub(crate) fn program(name: &str) -> Vec<u8> {
     bytes.extend(0_u32.to_le_bytes());
     bytes.extend([64_u16, 56, 1, 0, 0, 0].map(u16::to_le_bytes).concat());
     bytes.extend([1_u32, 5].map(u32::to_le_bytes).concat());
-    bytes.extend([0, base, base, headers + 12, headers + 12, 0x1000].map(u64::to_le_bytes).concat());
+    bytes.extend([0, base, base, length, length, 0x1000].map(u64::to_le_bytes).concat());
     bytes.extend(code);
     bytes.extend(name.as_bytes());
     bytes

@@ -22,9 +22,8 @@ pub(crate) const HELP: &str = r#"A policy file in TOML (the same keys in JSON):
   interpreters = "default"   # or open, strict
   anonymousCode = "audit"    # or deny
   runningPrograms = "report" # or freeze, kill
-  containers = "existing"    # or block, by-digest
+  containers = "existing"    # or by-digest
   dualUse = "keep"           # or remove
-  allowUpdates = false
   survivalCheck = "refuse"   # or force
   guards = { ptrace = "enforce" } # or audit, off
   notice = { text = "", contact = "", silent = false }

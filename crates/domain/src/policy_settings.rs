@@ -83,9 +83,9 @@ choice! {
 }
 
 choice! {
-    /// What becomes of containers.
+    /// What becomes of containers. Programs that run in one run on at every value.
     Containers {
-        /// Those that run when the restriction begins run on; no program of another one starts.
+        /// As [`Containers::ByDigest`]: what runs in containers runs on, and what starts there is judged by its content.
         #[default]
         Existing = "existing",
         /// No program starts in any container.
@@ -321,6 +321,9 @@ pub enum SettingError {
         /// What is possible, with commas between.
         possible: String,
     },
+    /// A value that nothing on the machine would hold: rather no such policy than one that promises it.
+    #[error("{0} cannot be {1} yet: nothing on the machine would hold it")]
+    Unheld(&'static str, &'static str),
     /// Text for people is too long, or could do more on a terminal than be read.
     #[error("{0} must be at most {NOTICE_BYTES_MAX} bytes on one line, without control characters")]
     Notice(&'static str),
@@ -434,14 +437,21 @@ impl PolicySettings {
         Ok(settings)
     }
 
-    /// Checks what types do not: the words for people, and the keys.
+    /// Checks what types do not: the words for people, the keys, and that something holds what is set.
     ///
     /// # Errors
-    /// [`SettingError::Notice`], [`SettingError::ManifestKeys`].
+    /// [`SettingError::Notice`], [`SettingError::ManifestKeys`], [`SettingError::Unheld`].
     pub fn validate(&self) -> Result<(), SettingError> {
         words(NOTICE_TEXT, &self.notice.text)?;
         words(NOTICE_CONTACT, &self.notice.contact)?;
-        manifest_keys(&self.manifest_keys)
+        manifest_keys(&self.manifest_keys)?;
+        if self.containers == Containers::Block {
+            return Err(SettingError::Unheld(CONTAINERS, Containers::Block.name()));
+        }
+        if self.allow_updates {
+            return Err(SettingError::Unheld(ALLOW_UPDATES, "true"));
+        }
+        Ok(())
     }
 }
 
@@ -528,6 +538,17 @@ mod tests {
                 assert_eq!(PolicySettings::of_entries(set.entries()).unwrap(), set);
             }
         }
+    }
+
+    #[test]
+    fn what_nothing_would_hold_is_not_valid() {
+        for (name, value) in [("containers", "block"), ("allowUpdates", "true")] {
+            let settings = PolicySettings::of_entries([(name, value)]).unwrap();
+            let fault = settings.validate().unwrap_err().to_string();
+            assert_eq!(fault, format!("{name} cannot be {value} yet: nothing on the machine would hold it"));
+        }
+        let settings = PolicySettings::of_entries([("containers", "by-digest")]).unwrap();
+        assert_eq!(settings.validate(), Ok(()));
     }
 
     #[test]

@@ -239,14 +239,14 @@ mod tests {
         let mut policy = policy();
         let settings = [
             ("interpreters", "strict"),
-            ("allowUpdates", "true"),
+            ("survivalCheck", "force"),
             ("guards.ptrace", "off"),
             ("notice.text", "Ask \"IT\""),
         ];
         policy.settings = PolicySettings::of_entries(settings).unwrap();
         policy.rules.truncate(1);
         policy.rules[0].matcher = Matcher::FsVerity(Sha256Digest([3; 32]));
-        let settings = r#""settings":{"allowUpdates":"true","guards.ptrace":"off","interpreters":"strict","notice.text":"Ask \"IT\""}"#;
+        let settings = r#""settings":{"guards.ptrace":"off","interpreters":"strict","notice.text":"Ask \"IT\"","survivalCheck":"force"}"#;
         let rule = format!(r#"{{"id":"a","effect":"allow","fs_verity":"{}"}}"#, "03".repeat(32));
         let expected = format!(r#"{{"name":"default","revision":3,{PROFILE},{settings},"rules":[{rule}]}}"#);
         assert_eq!(payload(&policy), expected);
@@ -264,6 +264,7 @@ mod tests {
         assert_eq!(with(r#"{"dualUse":"sell"}"#, ""), r#"dualUse "sell" is not one of keep, remove"#);
         assert!(with(r#"{"notice.text":"\u001b[2J"}"#, "").contains("without control characters"));
         assert!(with(r#"{"allowUpdates":true}"#, "").starts_with("invalid type: boolean"));
+        assert!(with(r#"{"allowUpdates":"true"}"#, "").starts_with("allowUpdates cannot be true yet"));
         let digest = "00".repeat(32);
         let rule = |content: &str| with("{}", &format!(r#"{{"id":"r","effect":"allow"{content}}}"#));
         let no_content = r#"rule "r" must name one content"#;

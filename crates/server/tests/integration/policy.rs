@@ -65,7 +65,7 @@ async fn settings_are_applied_shown_whole_and_compared() {
     });
     assert_eq!(before["settings"], expected);
     let settings = json!({
-        "interpreters": "strict", "allowUpdates": true, "guards": {"kexec": "audit"},
+        "interpreters": "strict", "survivalCheck": "force", "guards": {"kexec": "audit"},
         "notice": {"contact": "4711"},
     });
     let rules = json!([{"id": "a", "effect": "allow", "fsVerity": "ab".repeat(32)}]);
@@ -74,7 +74,7 @@ async fn settings_are_applied_shown_whole_and_compared() {
     let change = |setting: &str, before: &str, after: &str| json!({"setting": setting, "before": before, "after": after});
     let changes = json!([
         change("interpreters", "default", "strict"),
-        change("allowUpdates", "false", "true"),
+        change("survivalCheck", "refuse", "force"),
         change("guards.kexec", "enforce", "audit"),
         change("notice.contact", "", "4711"),
     ]);
@@ -183,6 +183,8 @@ async fn a_policy_that_makes_no_sense_is_refused() {
         (json!({"name": "lab", "settings": {"interpreter": "open"}}), "InvalidRequestBody"),
         (json!({"name": "lab", "settings": {"interpreters": "ajar"}}), "InvalidInput"),
         (json!({"name": "lab", "settings": {"allowUpdates": "true"}}), "InvalidRequestBody"),
+        (json!({"name": "lab", "settings": {"allowUpdates": true}}), "InvalidInput"),
+        (json!({"name": "lab", "settings": {"containers": "block"}}), "InvalidInput"),
         (json!({"name": "lab", "settings": {"guards": {"doors": "off"}}}), "InvalidInput"),
         (json!({"name": "lab", "settings": {"guards": {"kexec": "on"}}}), "InvalidInput"),
         (json!({"name": "lab", "settings": {"notice": {"text": "a\u{1b}[2Jb"}}}), "InvalidInput"),

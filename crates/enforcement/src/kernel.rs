@@ -13,6 +13,7 @@ mod disks;
 mod elf;
 mod events;
 mod labels;
+mod memory;
 mod programs;
 
 use std::ops::ControlFlow;
@@ -21,16 +22,21 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 
+use domain::decision::DecisionCause;
 use domain::digest::Sha256Digest;
+use domain::execution_event::Hook;
 use domain::policy_settings::{AnonymousCode, Guard, GuardMode, PolicySettings};
 use domain::restriction::Tier;
+use domain::time::Timestamp;
 use libbpf_rs::{MapCore as _, MapFlags};
 
 use crate::denial::{Denial, DenialLog};
 use crate::{Enforcer, Error, Judge, Status};
 use abi::{Control, Key, Mode, State};
-use labels::{Labeller, Look, Seen};
+use labels::{Labeller, Look, Pass, Seen};
+use memory::Memory;
 use programs::{Maps, Programs};
 
 /// Labels for which there is room at least: a small machine's packages, twice.
@@ -80,6 +86,8 @@ pub struct KernelSettings {
     pub hash_bytes_max: u64,
     /// How many files a judge is expected to allow.
     pub places: usize,
+    /// A file for what was read, so that a machine that comes up restricted need not read everything first.
+    pub memory: Option<PathBuf>,
 }
 
 /// Restricts by BPF programs.
@@ -113,9 +121,9 @@ impl Shared {
     /// Judges a file by what is in force.
     fn look_in_force(&self, path: &Path, key: Key) -> Option<Look> {
         let (judge, epoch) = self.in_force().clone()?;
-        let look =
-            self.labeller.look(&self.maps, path, Some(key), judge.as_ref(), epoch, &|| !self.stopping());
-        Some(look)
+        let (none, wanted) = (Memory::default(), || !self.stopping());
+        let pass = Pass { judge: judge.as_ref(), epoch, memory: &none, wanted: &wanted };
+        Some(self.labeller.look(&self.maps, path, Some(key), pass))
     }
 
     fn in_force(&self) -> MutexGuard<'_, Option<(Arc<dyn Judge>, u32)>> {
@@ -128,9 +136,18 @@ struct Preparation {
     judge: Arc<dyn Judge>,
     epoch: u32,
     cancelled: Arc<AtomicBool>,
-    thread: Option<JoinHandle<u64>>,
+    thread: Option<JoinHandle<Labelled>>,
     /// How many labels there were when all places had been looked at; none before.
     labels: Option<u64>,
+    /// The files that have a label by what was remembered of them.
+    remembered: Vec<PathBuf>,
+}
+
+/// What came of looking at all places.
+#[derive(Default)]
+struct Labelled {
+    labels: u64,
+    remembered: Vec<PathBuf>,
 }
 
 impl Preparation {
@@ -142,8 +159,9 @@ impl Preparation {
     fn finish(&mut self) -> bool {
         match self.thread.take().map(JoinHandle::join) {
             None => true,
-            Some(Ok(labels)) => {
-                self.labels = Some(labels);
+            Some(Ok(labelled)) => {
+                self.labels = Some(labelled.labels);
+                self.remembered.extend(labelled.remembered);
                 true
             }
             Some(Err(_panic)) => false,
@@ -236,10 +254,11 @@ impl Kernel {
         Ok(())
     }
 
-    /// Begins to label for a judge, or looks again at what was labelled for it.
-    fn begin(&mut self, judge: &Arc<dyn Judge>) -> Result<(), Error> {
+    /// Begins to label for a judge, or looks again at what was labelled for it. In haste, what is remembered of files is
+    /// believed until they are read.
+    fn begin(&mut self, judge: &Arc<dyn Judge>, haste: bool) -> Result<(), Error> {
         let in_force = mode_of(&self.shared.maps).epoch;
-        let (mut epoch, mut labels) = (None, None);
+        let (mut epoch, mut labels, mut remembered) = (None, None, Vec::new());
         let mut last = in_force;
         if let Some(mut before) = self.preparation.take() {
             last = before.epoch;
@@ -251,6 +270,7 @@ impl Kernel {
             if same && before.finish() {
                 // What was labelled stays so; what has come since is added.
                 (epoch, labels) = (Some(before.epoch), before.labels);
+                remembered = std::mem::take(&mut before.remembered);
             } else {
                 before.cancel();
             }
@@ -258,13 +278,14 @@ impl Kernel {
         let epoch = epoch.unwrap_or_else(|| next_epoch(in_force, last));
         let cancelled = Arc::new(AtomicBool::new(false));
         let (shared, stop, own_judge) = (Arc::clone(&self.shared), Arc::clone(&cancelled), Arc::clone(judge));
+        let memory = self.settings.memory.clone();
         let thread = std::thread::Builder::new()
             .name("label".to_owned())
             .stack_size(512 * 1024)
-            .spawn(move || label_all(&shared, own_judge.as_ref(), epoch, &stop))
+            .spawn(move || label_all(&shared, own_judge.as_ref(), epoch, memory.as_deref(), haste, &stop))
             .map_err(|error| Error::new("starting the thread label", error))?;
         let (thread, judge) = (Some(thread), Arc::clone(judge));
-        self.preparation = Some(Preparation { judge, epoch, cancelled, thread, labels });
+        self.preparation = Some(Preparation { judge, epoch, cancelled, thread, labels, remembered });
         Ok(())
     }
 
@@ -282,20 +303,71 @@ fn next_epoch(in_force: u32, last: u32) -> u32 {
     if next & 1 == in_force & 1 { next.wrapping_add(1).max(1) } else { next }
 }
 
-/// Labels every file that the judge can show. Answers how many have one.
-fn label_all(shared: &Shared, judge: &dyn Judge, epoch: u32, cancelled: &AtomicBool) -> u64 {
+/// Labels every file that the judge can show, and keeps what was read of them.
+fn label_all(
+    shared: &Shared,
+    judge: &dyn Judge,
+    epoch: u32,
+    memory: Option<&Path>,
+    haste: bool,
+    cancelled: &AtomicBool,
+) -> Labelled {
     let wanted = || !cancelled.load(Ordering::Acquire) && !shared.stopping();
-    let mut labels = 0;
+    let known = memory.filter(|_| haste).map(Memory::read).unwrap_or_default();
+    let mut read = Memory::default();
+    let mut labelled = Labelled::default();
     judge.for_each_place(&mut |place| {
         if !wanted() {
             return ControlFlow::Break(());
         }
         let path = Path::new(std::ffi::OsStr::from_bytes(place));
-        let look = shared.labeller.look(&shared.maps, path, None, judge, epoch, &wanted);
-        labels += u64::from(look.labelled);
+        let pass = Pass { judge, epoch, memory: &known, wanted: &wanted };
+        let look = shared.labeller.look(&shared.maps, path, None, pass);
+        labelled.labels += u64::from(look.labelled);
+        if look.remembered {
+            labelled.remembered.push(path.to_owned());
+        }
+        if let (true, Some(key), Some(version), Some(digest)) =
+            (look.labelled, look.key, look.version, look.digest)
+        {
+            read.add(path, &key, &version, digest);
+        }
         ControlFlow::Continue(())
     });
-    labels
+    if let Some(memory) = memory.filter(|_| wanted()) {
+        // Without it the next boot takes longer.
+        drop(read.write(memory));
+    }
+    labelled
+}
+
+/// Reads what was only remembered. What is something else has no label from then on, and is told of.
+fn verify(shared: &Shared, places: &[PathBuf], memory: Option<&Path>) {
+    for place in places {
+        if shared.stopping() {
+            return;
+        }
+        if !shared.labeller.verify(&shared.maps, place, &|| !shared.stopping()) {
+            // Nothing of it is believed again.
+            drop(memory.map(std::fs::remove_file));
+            shared.denials.add(Denial {
+                at: Timestamp::from(SystemTime::now()),
+                hook: Hook::Execute,
+                path: place.as_os_str().as_bytes().to_vec(),
+                digest: None,
+                cause: DecisionCause::Changed,
+                pid: 0,
+                ppid: 0,
+                uid: None,
+                parent_program: Vec::new(),
+                cgroup: Vec::new(),
+                interpreter: None,
+                script: None,
+                audited: true,
+                count: 1,
+            });
+        }
+    }
 }
 
 impl Enforcer for Kernel {
@@ -306,7 +378,7 @@ impl Enforcer for Kernel {
     fn prepare(&mut self, judge: Arc<dyn Judge>) {
         if self.is_in_force(judge.id()).is_none() {
             // Without it, restricting takes longer, and says what is wrong.
-            drop(self.begin(&judge));
+            drop(self.begin(&judge, false));
         }
     }
 
@@ -316,7 +388,7 @@ impl Enforcer for Kernel {
             return Ok(());
         }
         if !self.preparation.as_ref().is_some_and(|known| known.is_for(judge.as_ref())) {
-            self.begin(&judge)?;
+            self.begin(&judge, true)?;
         }
         let Some(preparation) = &mut self.preparation else {
             return Err(Error::new("labelling", std::io::ErrorKind::NotFound));
@@ -326,12 +398,22 @@ impl Enforcer for Kernel {
             return Err(Error::new("labelling", std::io::Error::other("the thread that labels ended")));
         }
         let (epoch, labels) = (preparation.epoch, preparation.labels.unwrap_or(0));
+        let remembered = std::mem::take(&mut preparation.remembered);
         let maps = &self.shared.maps;
         let control = Control { judge: judge.id().map_or([0; 32], |id| id.0), ..control_of(maps) };
         write(&maps.control, &control.to_bytes())?;
         write(&maps.mode, &Mode { state: State::Restricting, epoch }.to_bytes())?;
         self.shared.labels.store(labels, Ordering::Relaxed);
         *self.shared.in_force() = Some((judge, epoch));
+        if !remembered.is_empty() {
+            let memory = self.settings.memory.clone();
+            let own = memory.clone();
+            let started = self.spawn("verify", move |shared| verify(shared, &remembered, own.as_deref()));
+            if started.is_err() {
+                // The machine is restricted, and the next boot reads everything.
+                drop(memory.map(std::fs::remove_file));
+            }
+        }
         Ok(())
     }
 

@@ -157,6 +157,7 @@ fn settings(config: &Config, gate_program: PathBuf, baseline_files: usize) -> Ke
         gate_program,
         hash_bytes_max: behavior.hash_bytes_max,
         places: baseline_files,
+        memory: Some(state.join("read")),
     }
 }
 

@@ -39,8 +39,8 @@ impl Mode {
 
     /// Anything that is not known restricts.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
-        let state = match Reader(bytes).u32(0) {
-            0 | 1 => State::Watching,
+        let state = match (bytes.len(), Reader(bytes).u32(0)) {
+            (8.., 0 | 1) => State::Watching,
             _ => State::Restricting,
         };
         Self { state, epoch: Reader(bytes).u32(4) }
@@ -411,6 +411,7 @@ mod tests {
         }
         let unknown = Mode::from_bytes(&[77, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(unknown, Mode { state: State::Restricting, epoch: 1 });
+        assert_eq!(Mode::from_bytes(&[1, 0, 0, 0]).state, State::Restricting, "cut off");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use libbpf_rs::{MapCore as _, MapFlags};
 
 use super::abi::{Classes, Key, Label, Sight, Version};
 use super::elf;
+use super::memory::Memory;
 use super::programs::Maps;
 use crate::label::{fs_verity, hash_while, path_of};
 use crate::{FileFacts, Judge};
@@ -53,19 +54,35 @@ pub(super) struct Labeller {
     hash_bytes_max: u64,
 }
 
+/// What files are looked at for.
+#[derive(Clone, Copy)]
+pub(super) struct Pass<'a> {
+    pub(super) judge: &'a dyn Judge,
+    /// For which epoch labels are to count.
+    pub(super) epoch: u32,
+    /// What is known of files is not read again.
+    pub(super) memory: &'a Memory,
+    /// It is given up once this says no.
+    pub(super) wanted: &'a dyn Fn() -> bool,
+}
+
 /// What came of looking at a file.
 #[derive(Debug, Clone)]
 pub(super) struct Look {
     pub(super) decision: Decision,
     pub(super) digest: Option<Sha256Digest>,
     pub(super) key: Option<Key>,
+    pub(super) version: Option<Version>,
     /// Whether it has a label that counts now.
     pub(super) labelled: bool,
+    /// Whether its content was remembered, and not read.
+    pub(super) remembered: bool,
 }
 
 impl Look {
     fn failure(cause: DecisionCause) -> Self {
-        Self { decision: Decision::failure(cause), digest: None, key: None, labelled: false }
+        let decision = Decision::failure(cause);
+        Self { decision, digest: None, key: None, version: None, labelled: false, remembered: false }
     }
 }
 
@@ -74,17 +91,8 @@ impl Labeller {
         Self { locks: (0..LOCKS).map(|_| Mutex::new(())).collect(), gate_program, hash_bytes_max }
     }
 
-    /// Judges the file at `path`, and gives it a label for `epoch` when it may run. With `expected`, only when it is
-    /// that very file. Gives up once `wanted` says no.
-    pub(super) fn look(
-        &self,
-        maps: &Maps,
-        path: &Path,
-        expected: Option<Key>,
-        judge: &dyn Judge,
-        epoch: u32,
-        wanted: &dyn Fn() -> bool,
-    ) -> Look {
+    /// Judges the file at `path`, and gives it a label when it may run. With `expected`, only when it is that very file.
+    pub(super) fn look(&self, maps: &Maps, path: &Path, expected: Option<Key>, pass: Pass<'_>) -> Look {
         let Ok(file) = Seen::open(path, maps) else { return Look::failure(DecisionCause::Unreadable) };
         let sight = file.sight;
         if expected.is_some_and(|expected| expected != sight.key) {
@@ -97,8 +105,29 @@ impl Labeller {
         let known =
             label_of(maps, &sight.key).filter(|label| label.settled && label.version == sight.version);
         match known {
-            Some(label) => self.judge_again(maps, &file, label, judge, epoch),
-            None => self.read(maps, &file, judge, epoch, wanted),
+            Some(label) => self.judge_again(maps, &file, label, pass),
+            None => {
+                let remembered = pass.memory.content(path, &sight.key, &sight.version);
+                self.read(maps, &file, remembered, pass)
+            }
+        }
+    }
+
+    /// Reads a file whose content was only remembered. Answers false when it is something else: it has no label then.
+    pub(super) fn verify(&self, maps: &Maps, path: &Path, wanted: &dyn Fn() -> bool) -> bool {
+        let Ok(file) = Seen::open(path, maps) else { return true };
+        let key = file.sight.key;
+        let _alone = self.lock(&key);
+        let Some(label) = label_of(maps, &key).filter(|label| label.version == file.sight.version) else {
+            return true;
+        };
+        match hash_while(&file.file, self.hash_bytes_max, wanted) {
+            Ok(digest) if digest == label.digest => true,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            Ok(_) | Err(_) => {
+                drop(maps.labels.delete(&key.to_bytes()));
+                false
+            }
         }
     }
 
@@ -115,24 +144,26 @@ impl Labeller {
     }
 
     /// What was read once need not be read again: the label would be gone if anyone had opened it for writing.
-    fn judge_again(&self, maps: &Maps, file: &Seen, label: Label, judge: &dyn Judge, epoch: u32) -> Look {
+    fn judge_again(&self, maps: &Maps, file: &Seen, label: Label, pass: Pass<'_>) -> Look {
+        let Pass { judge, epoch, .. } = pass;
         let (decision, path) = file.judge(judge, label.digest);
         let allowed = decision.verdict == Verdict::Allow;
         let mut next = label.counting(epoch, allowed);
         next.classes = self.classes(file, &path, label.digest, judge);
         let kept = next == label || replace(maps, &file.sight.key, &next);
         let digest = Some(label.digest);
-        Look { decision, digest, key: Some(file.sight.key), labelled: kept && next.counts(epoch) }
+        Look {
+            decision,
+            digest,
+            key: Some(file.sight.key),
+            version: Some(file.sight.version),
+            labelled: kept && next.counts(epoch),
+            remembered: false,
+        }
     }
 
-    fn read(
-        &self,
-        maps: &Maps,
-        file: &Seen,
-        judge: &dyn Judge,
-        epoch: u32,
-        wanted: &dyn Fn() -> bool,
-    ) -> Look {
+    fn read(&self, maps: &Maps, file: &Seen, remembered: Option<Sha256Digest>, pass: Pass<'_>) -> Look {
+        let Pass { judge, epoch, wanted, .. } = pass;
         let key = file.sight.key;
         let failure = |cause| Look { key: Some(key), ..Look::failure(cause) };
         let mut label = Label {
@@ -156,7 +187,8 @@ impl Labeller {
         // From here on a write-open takes the label away. Who opened it before is seen now.
         let again = file.again(maps).ok();
         let same = again.filter(|sight| *sight == file.sight);
-        let digest = same.and_then(|_| hash_while(&file.file, self.hash_bytes_max, wanted).ok());
+        let digest = same
+            .and_then(|_| remembered.or_else(|| hash_while(&file.file, self.hash_bytes_max, wanted).ok()));
         let Some(digest) = digest else {
             drop(maps.labels.delete(&key.to_bytes()));
             let written = again.is_some_and(|sight| sight.writers);
@@ -172,7 +204,14 @@ impl Labeller {
         if !labelled {
             drop(maps.labels.delete(&key.to_bytes()));
         }
-        Look { decision, digest: Some(digest), key: Some(key), labelled }
+        Look {
+            decision,
+            digest: Some(digest),
+            key: Some(key),
+            version: Some(file.sight.version),
+            labelled,
+            remembered: remembered.is_some(),
+        }
     }
 
     fn classes(&self, file: &Seen, path: &[u8], digest: Sha256Digest, judge: &dyn Judge) -> Classes {

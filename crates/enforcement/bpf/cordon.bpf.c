@@ -60,7 +60,7 @@ struct {
 	__type(value, struct label);
 } cordon_labels SEC(".maps");
 
-/* What the gate opens, by its thread. */
+/* What threads of the gate see when they open a file, by the thread. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 256);
@@ -547,7 +547,10 @@ int BPF_PROG(protect, struct vm_area_struct *area, unsigned long asked, unsigned
 	return map_code(file, HOOK_PROTECT);
 }
 
-/* What the gate opens. The last one stays: overlayfs opens the file of the layer after its own. */
+/*
+ * What a thread of the gate opens that waits to see it: it has an entry then. The last one stays: overlayfs opens the file
+ * of the layer after its own.
+ */
 __noinline int see(u64 address)
 {
 	struct inode *inode = (void *)address;
@@ -561,7 +564,7 @@ __noinline int see(u64 address)
 	sight.user_namespace = BPF_CORE_READ(inode, i_sb, s_user_ns, level);
 	if (sight.magic == BTRFS_MAGIC && !bpf_core_type_exists(struct btrfs_inode))
 		sight.magic = 0;
-	bpf_map_update_elem(&cordon_sights, &thread, &sight, BPF_ANY);
+	bpf_map_update_elem(&cordon_sights, &thread, &sight, BPF_EXIST);
 	return 0;
 }
 

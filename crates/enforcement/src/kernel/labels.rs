@@ -276,13 +276,17 @@ impl Seen {
 /// Opens a file anew, and takes what the hooks saw of it.
 fn reopen(file: &OwnedFd, maps: &Maps) -> io::Result<(OwnedFd, Sight)> {
     let thread = crate::sys::thread_id().to_ne_bytes();
-    // What an earlier open left must not be taken for this one's.
-    drop(maps.sights.delete(&thread));
+    // The programs fill only what is there, and what an earlier open left must not be taken for this one's.
+    maps.sights.update(&thread, &[0; Sight::BYTES], MapFlags::ANY).map_err(io::Error::other)?;
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    let sight = maps.sights.lookup(&thread, MapFlags::ANY).map_err(io::Error::other)?;
-    let sight = sight.as_deref().and_then(Sight::from_bytes);
+    let opened = File::options().read(true).custom_flags(flags).open(path);
+    let sight = maps.sights.lookup(&thread, MapFlags::ANY);
+    // Threads come and go, and there is not room for many.
+    drop(maps.sights.delete(&thread));
+    let file = opened?;
+    let sight = sight.map_err(io::Error::other)?.as_deref().and_then(Sight::from_bytes);
+    let sight = sight.filter(|sight| sight.key != Key::default());
     let sight = sight.ok_or_else(|| io::Error::other("the hook that sees files opened saw nothing"))?;
     Ok((file.into(), sight))
 }

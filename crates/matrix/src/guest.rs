@@ -47,14 +47,18 @@ pub fn init(run: fn() -> Result<()>) -> Result<()> {
     // Loopback, for rows with sockets.
     drop(Command::new("/bin/busybox").args(["ip", "link", "set", "lo", "up"]).status());
     let result = run();
-    if let Err(error) = &result {
-        drop(crate::report::Report::open().and_then(|mut report| {
-            report.tell(&crate::report::Line::Failed { reason: format!("{error:#}") })
-        }));
-    }
     nix::unistd::sync();
     nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_POWER_OFF)?;
     result
+}
+
+/// Has systemd boot the machine again, and waits for its own end.
+pub(crate) fn reboot() -> Result<()> {
+    let status = Command::new("/usr/bin/systemctl").arg("reboot").status()?;
+    ensure!(status.success(), "systemctl reboot ended with {status}");
+    loop {
+        std::thread::park();
+    }
 }
 
 fn mount_one(kind: &str, place: &str, flags: MsFlags, options: Option<&str>) -> Result<()> {

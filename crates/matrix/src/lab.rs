@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use domain::allow_policy::AllowPolicy;
+use domain::allow_policy::{AllowPolicy, Effect, Matcher, Rule};
 use domain::restriction::Desired;
 use gate_protocol::Denial;
 
 use crate::gate::{self, ControlPlane, Gate};
 use crate::guest::FOLDER;
+use crate::peer::Peer;
 use crate::report::Boot;
-use crate::row::{Expected, Got, Id, Tier, Who};
+use crate::row::{BOTH, Expected, Got, Id, Tier, Who};
 use crate::tries::Seen;
 
 /// What every payload writes when it runs. Its folder is open to all users.
@@ -42,6 +43,8 @@ pub struct Lab {
     /// Whether the gate holds a row's own policy.
     has_own_policy: bool,
     gate: Option<Gate>,
+    /// In the gate's place, when it is fapolicyd that the rows are run against.
+    peer: Option<Peer>,
     row: Id,
     folder_count: u32,
     copies: u32,
@@ -60,6 +63,7 @@ impl Lab {
         control_plane: ControlPlane,
         policy: AllowPolicy,
         gate: Option<Gate>,
+        peer: Option<Peer>,
     ) -> Result<Self> {
         fs::create_dir_all(Path::new(MARKER).parent().unwrap_or(Path::new("/")))?;
         fs::set_permissions("/run/cordon-marker", Permissions::from_mode(0o777))?;
@@ -69,6 +73,7 @@ impl Lab {
             policy,
             has_own_policy: false,
             gate,
+            peer,
             row: Id::Vector(0),
             folder_count: 0,
             copies: 0,
@@ -87,7 +92,7 @@ impl Lab {
         self.row = row;
         self.boots = boots;
         self.outcomes.clear();
-        if std::mem::take(&mut self.has_own_policy) {
+        if std::mem::take(&mut self.has_own_policy) && self.peer.is_none() {
             self.control_plane.give_policy(&self.policy)?;
         }
         Ok(())
@@ -127,7 +132,7 @@ impl Lab {
 
     /// A new folder of the user's on tmpfs.
     pub fn memory(&mut self) -> Result<PathBuf> {
-        self.folder(Path::new("/tmp"))
+        self.folder(Path::new("/dev/shm"))
     }
 
     fn folder(&mut self, below: &Path) -> Result<PathBuf> {
@@ -156,6 +161,29 @@ impl Lab {
         Ok(at.to_owned())
     }
 
+    /// Copies of a helper, `PATH-user` and `PATH-root`, that the policy lists in this row: for
+    /// [`crate::tries::Try::own_program`].
+    pub fn listed_copies(&mut self, name: &str, paths: &[PathBuf]) -> Result<()> {
+        let bytes = fs::read(helper(name))?;
+        let mut rules = Vec::new();
+        for path in paths {
+            for who in BOTH {
+                let copy = who.own(path);
+                write_program(&copy, &bytes)?;
+                rules.push(Rule {
+                    id: format!("copy-{}", copy.display()),
+                    matcher: Matcher::PathSha256(
+                        copy.as_os_str().as_encoded_bytes().to_vec(),
+                        gate::digest(&bytes),
+                    ),
+                    effect: Effect::Allow,
+                    comment: String::new(),
+                });
+            }
+        }
+        self.with_policy(|policy| policy.rules.extend(rules))
+    }
+
     // --- The switch
 
     /// Changes the policy for the next restrictions of this row: packages, this program and the helpers are listed
@@ -164,11 +192,17 @@ impl Lab {
         let mut policy = self.policy.clone();
         change(&mut policy);
         self.has_own_policy = true;
+        if self.peer.is_some() {
+            return Ok(());
+        }
         self.control_plane.give_policy(&policy)
     }
 
     /// Restricts; the gate proved it when this returns.
     pub fn restrict(&mut self) -> Result<()> {
+        if let Some(peer) = &mut self.peer {
+            return peer.restrict();
+        }
         self.control_plane.switch(Desired::Restricted).context("restrict")?;
         self.restricted = true;
         Ok(())
@@ -176,6 +210,9 @@ impl Lab {
 
     /// Lifts the restriction; the gate proved it when this returns.
     pub fn lift(&mut self) -> Result<()> {
+        if let Some(peer) = &mut self.peer {
+            return peer.lift();
+        }
         self.control_plane.switch(Desired::Released).context("lift")?;
         self.restricted = false;
         Ok(())
@@ -183,6 +220,9 @@ impl Lab {
 
     /// Lifts when a row left the machine restricted.
     pub fn lift_if_restricted(&mut self) -> Result<()> {
+        if let Some(peer) = &mut self.peer {
+            return peer.lift();
+        }
         if self.restricted || gate::status().is_ok_and(|status| status.restricted) {
             self.lift()?;
         }
@@ -192,17 +232,17 @@ impl Lab {
     // --- Events
 
     /// Forgets the events so far.
-    pub fn forget_events(&self) -> Result<()> {
-        while !gate::denials()?.is_empty() {}
+    pub fn forget_events(&mut self) -> Result<()> {
+        while !self.denials()?.is_empty() {}
         Ok(())
     }
 
     /// The event about `seen` that `who` caused since the last [`Self::forget_events`] or the last look. `wait`: it is
     /// expected, and may still be on its way.
-    pub fn event(&self, who: Who, seen: &Seen, wait: bool) -> Result<Option<Denial>> {
+    pub fn event(&mut self, who: Who, seen: &Seen, wait: bool) -> Result<Option<Denial>> {
         let start = Instant::now();
         loop {
-            let denials = gate::denials()?;
+            let denials = self.denials()?;
             let by_who = |denial: &Denial| denial.uid.is_none_or(|uid| uid == who.id());
             if let Some(found) = denials.into_iter().find(|denial| by_who(denial) && seen.is(denial)) {
                 return Ok(Some(found));
@@ -211,6 +251,14 @@ impl Lab {
                 return Ok(None);
             }
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The events that were not yet looked at.
+    pub fn denials(&mut self) -> Result<Vec<Denial>> {
+        match &mut self.peer {
+            Some(peer) => peer.denials(),
+            None => gate::denials(),
         }
     }
 

@@ -7,6 +7,8 @@
 pub mod gate;
 pub mod guest;
 pub mod lab;
+pub mod log;
+pub mod peer;
 pub mod report;
 pub mod row;
 pub mod rows;

@@ -1,6 +1,7 @@
 //! What a row of the matrix is: its name, where it runs, what is expected of it, and what came of it.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -93,6 +94,8 @@ pub enum Tier {
     T2,
     /// fanotify.
     T3,
+    /// No tier of ours: the same rows against fapolicyd, Debian's package with its shipped rules, to compare with.
+    Fapolicyd,
 }
 
 impl Tier {
@@ -102,6 +105,7 @@ impl Tier {
             Self::T1 => "bpf-lsm",
             Self::T2 => "fmod-ret",
             Self::T3 => "fanotify",
+            Self::Fapolicyd => "fapolicyd",
         }
     }
 }
@@ -120,6 +124,16 @@ pub enum Who {
 pub const BOTH: [Who; 2] = [Who::User, Who::Root];
 
 impl Who {
+    /// The copy of a program that is this user's.
+    pub fn own(self, path: &Path) -> PathBuf {
+        let mut path = path.as_os_str().to_owned();
+        path.push(match self {
+            Self::User => "-user",
+            Self::Root => "-root",
+        });
+        path.into()
+    }
+
     /// The number of the user and of its group.
     pub fn id(self) -> u32 {
         match self {

@@ -1,7 +1,7 @@
 //! Runs the rows that the host asked for, and tells it what came of each.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,8 +10,9 @@ use domain::policy_settings::PolicySettings;
 use serde::{Deserialize, Serialize};
 
 use crate::gate::{self, ControlPlane, Gate, digest};
-use crate::guest::FOLDER;
+use crate::guest::{self, FOLDER};
 use crate::lab::{Lab, Outcome};
+use crate::peer::Peer;
 use crate::report::{Line, Report};
 use crate::row::{BOTH, Row, Stage, Tier, Who};
 use crate::rows;
@@ -42,9 +43,17 @@ const REMEMBERED: &str = "/var/lib/cordon-matrix.json";
 /// The control plane's key. The guest is thrown away, and nothing else believes it.
 const SEED: [u8; 32] = *b"control plane of a matrix guest.";
 
-/// Runs the rows of a stage.
+/// Runs the rows of a stage. Why they could not be run is told to the host, too.
 pub fn run() -> Result<()> {
     let mut report = Report::open()?;
+    let result = run_rows(&mut report);
+    if let Err(error) = &result {
+        report.tell(&Line::Failed { reason: format!("{error:#}") })?;
+    }
+    result
+}
+
+fn run_rows(report: &mut Report) -> Result<()> {
     let wanted: Wanted = serde_json::from_slice(&fs::read(Path::new(FOLDER).join("run.json"))?)?;
     let mut remembered: Remembered = match fs::read(REMEMBERED) {
         Ok(bytes) => serde_json::from_slice(&bytes)?,
@@ -70,7 +79,8 @@ pub fn run() -> Result<()> {
             remembered.generation = lab.control_plane().generation();
             fs::write(REMEMBERED, serde_json::to_vec(&remembered)?)?;
             nix::unistd::sync();
-            return report.tell(&Line::Again { boot: &boot });
+            report.tell(&Line::Again { boot: &boot })?;
+            return guest::reboot();
         }
         let milliseconds = start.elapsed().as_millis();
         let result = result.and_then(|()| lab.lift_if_restricted());
@@ -87,6 +97,10 @@ pub fn run() -> Result<()> {
 /// Starts what the rows need.
 fn set_up(wanted: &Wanted, remembered: &Remembered) -> Result<Lab> {
     let mut control_plane = ControlPlane::new(SEED, remembered.generation);
+    if wanted.tier == Tier::Fapolicyd {
+        let peer = Peer::new(&listed()?)?;
+        return Lab::new(wanted.tier, control_plane, policy()?, None, Some(peer));
+    }
     let gate = match wanted.stage {
         Stage::Fast => Some(Gate::start(wanted.tier, "")?),
         Stage::Debian => None,
@@ -107,24 +121,29 @@ fn set_up(wanted: &Wanted, remembered: &Remembered) -> Result<Lab> {
     if !status.restricted {
         gate::give_baseline(&Path::new(FOLDER).join("baseline"))?;
     }
-    Lab::new(wanted.tier, control_plane, policy, gate)
+    Lab::new(wanted.tier, control_plane, policy, gate, None)
 }
 
-/// Packages, this program, and the helpers.
-fn policy() -> Result<AllowPolicy> {
+/// This program, and the helpers.
+fn listed() -> Result<Vec<PathBuf>> {
     let folder = Path::new(FOLDER);
     let mut listed = vec![folder.join("cordon-matrix")];
     for entry in fs::read_dir(folder.join("helpers"))? {
         listed.push(entry?.path());
     }
-    let rules: Result<Vec<Rule>> = listed
+    Ok(listed)
+}
+
+/// Packages, and what is listed.
+fn policy() -> Result<AllowPolicy> {
+    let rules: Result<Vec<Rule>> = listed()?
         .iter()
         .map(|path| {
             let bytes = fs::read(path).with_context(|| path.display().to_string())?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             Ok(Rule {
                 id: name.into_owned(),
-                matcher: Matcher::Sha256(digest(&bytes)),
+                matcher: Matcher::PathSha256(path.as_os_str().as_encoded_bytes().to_vec(), digest(&bytes)),
                 effect: Effect::Allow,
                 comment: String::new(),
             })
@@ -162,16 +181,25 @@ fn line<'a>(
         None if own.is_empty() => deviations.push("nothing was tried".to_owned()),
         None => {}
     }
-    let expected = summary(own.iter().map(|outcome| outcome.expected.to_string()));
+    if tier == Tier::Fapolicyd {
+        // To compare with: whatever comes is shown, and nothing is expected.
+        deviations.clear();
+    }
+    let is_ours = tier != Tier::Fapolicyd;
+    let expected = if is_ours {
+        summary(own.iter().map(|outcome| outcome.expected.to_string()))
+    } else {
+        "-".to_owned()
+    };
     let holds = deviations.is_empty();
-    let got = if holds {
+    let got = if holds && is_ours {
         expected.clone()
     } else if let Some(error) = error {
         format!("error: {error:#}")
     } else {
         summary(own.iter().map(|outcome| match &outcome.got {
             // The same word for what was expected to run and did.
-            Ok(got) if outcome.expected.is(*got) => outcome.expected.to_string(),
+            Ok(got) if is_ours && outcome.expected.is(*got) => outcome.expected.to_string(),
             Ok(got) => got.to_string(),
             Err(error) => format!("error: {error}"),
         }))

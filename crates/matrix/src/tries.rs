@@ -36,7 +36,10 @@ impl Seen {
     /// Whether this is the event.
     pub fn is(&self, denial: &Denial) -> bool {
         match self {
-            Self::At(path) => Path::new(&denial.path) == path,
+            // The kernel says so of a file that is gone, the gate does not everywhere.
+            Self::At(path) => {
+                Path::new(denial.path.strip_suffix(" (deleted)").unwrap_or(&denial.path)) == path
+            }
             Self::Containing(text) => denial.path.contains(text),
             Self::Cause(cause) => denial.cause == *cause,
         }
@@ -62,6 +65,7 @@ pub struct Try {
     seen: Seen,
     before: Option<Before>,
     started_before: bool,
+    own_program: bool,
     cases: Vec<Case>,
 }
 
@@ -82,6 +86,7 @@ impl Try {
             seen: Seen::At(payload.to_owned()),
             before: None,
             started_before: false,
+            own_program: false,
             cases: vec![Case { tier: None, who: None, expected: Expected::Denied }],
         }
     }
@@ -113,6 +118,12 @@ impl Try {
     /// The command is started before the switch. It writes a line when it is ready, and acts when it reads one.
     pub fn started_before_the_switch(mut self) -> Self {
         self.started_before = true;
+        self
+    }
+
+    /// The program is a copy of each user's own: see [`Lab::listed_copies`].
+    pub fn own_program(mut self) -> Self {
+        self.own_program = true;
         self
     }
 
@@ -163,7 +174,8 @@ impl Try {
         }
         take_marker()?;
         let program = self.words.first().context("a try without words")?;
-        let mut command = Command::new(program);
+        let mut command =
+            if self.own_program { Command::new(who.own(Path::new(program))) } else { Command::new(program) };
         command.args(self.words.iter().skip(1));
         let mut running = Running::start(&mut command, who, self.folder.as_deref(), &self.variables)?;
         if self.started_before {
@@ -287,7 +299,7 @@ impl Lab {
     }
 
     fn run_restricted(
-        &self,
+        &mut self,
         one: &Try,
         who: Who,
         waiting: Option<Result<Running>>,

@@ -44,6 +44,20 @@ pub(crate) struct GuestPrograms {
     pub(crate) matrix: PathBuf,
     /// The folder of the matrix's C programs.
     pub(crate) compiled: PathBuf,
+    /// `cordon-agent`, when it was built: dynamic, for a guest whose Debian is this machine's.
+    pub(crate) agent: Option<PathBuf>,
+}
+
+impl GuestPrograms {
+    /// Builds the agent too.
+    pub(crate) fn build_agent(&mut self) -> Result<()> {
+        command::run(cargo().current_dir(workspace()).args(["build", "--locked", "-p", "agent"]))?;
+        let stripped = self.compiled.join("cordon-agent");
+        let built = target_folder()?.join("debug").join("cordon-agent");
+        command::run(Command::new("strip").arg("-o").arg(&stripped).arg(built))?;
+        self.agent = Some(stripped);
+        Ok(())
+    }
 }
 
 /// The workspace's folder.
@@ -91,7 +105,7 @@ pub(crate) fn build_for_guests() -> Result<GuestPrograms> {
         require_static(program)?;
         command::run(Command::new("strip").arg("-o").arg(stripped).arg(program))?;
     }
-    Ok(GuestPrograms { gate: gate.1, matrix: matrix.1, compiled: folder })
+    Ok(GuestPrograms { gate: gate.1, matrix: matrix.1, compiled: folder, agent: None })
 }
 
 /// Builds static programs; the folder that they are in.

@@ -21,11 +21,24 @@ use crate::{command, lab};
 /// Where the guest finds what is put into it: as `guest::FOLDER` in crate `matrix`.
 const FOLDER: &str = "usr/lib/cordon-matrix";
 /// A guest that is silent for so long is stuck.
-const SILENCE_MAX: Duration = Duration::from_secs(180);
+const SILENCE_MAX: Duration = Duration::from_secs(300);
 /// More boots than any row asks for.
 const BOOTS_MAX: u32 = 20;
 
-/// The first program in the guest's memory: it finds the disk, puts in what is new, and goes on there.
+/// The service that runs the rows of the debian stage.
+const MATRIX_UNIT: &str = "\
+[Unit]
+Description=The bypass matrix
+After=dbus.service ssh.service cron.service systemd-user-sessions.service
+
+[Service]
+Type=exec
+ExecStart=/usr/lib/cordon-matrix/cordon-matrix run
+StandardError=journal+console
+";
+
+/// The first program in the guest's memory: it finds the disk, puts in what is new when the machine boots for the first
+/// time, and goes on there.
 fn first_program(modules: &str, next: &str) -> String {
     format!(
         "#!/bin/busybox sh\n\
@@ -34,7 +47,7 @@ fn first_program(modules: &str, next: &str) -> String {
          busybox mount -t devtmpfs dev /dev\n\
          for module in {modules}; do busybox insmod /modules/$module.ko; done\n\
          busybox mount -t ext4 /dev/vda /root || exec busybox poweroff -f\n\
-         busybox cp -a /put/. /root/\n\
+         busybox grep -q cordon.first /proc/cmdline && busybox cp -a /put/. /root/\n\
          busybox rm -rf /put\n\
          busybox umount /proc\n\
          busybox mount --move /dev /root/dev\n\
@@ -111,7 +124,7 @@ pub(crate) fn run(
     let mut create = Command::new("qemu-img");
     create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(&disk.image).arg(&overlay);
     command::run(&mut create)?;
-    let mut boot = Value::Null;
+    let mut boot = json!({ "first": true });
     for _ in 0..BOOTS_MAX {
         match boot_once(images, plan, &boot, &memory, &overlay, folder, &mut tell)? {
             End::Done => return Ok(()),
@@ -149,6 +162,9 @@ fn pack(
     fs::copy(&programs.gate, put.join("usr/bin/cordon-gate"))?;
     fs::copy(&programs.matrix, matrix.join("cordon-matrix"))?;
     fs::copy(&disk.baseline, matrix.join("baseline"))?;
+    if plan.stage == Stage::Debian {
+        put_services(programs, plan.tier, &put)?;
+    }
     let wanted = json!({ "tier": plan.tier, "stage": plan.stage, "rows": plan.rows });
     install(&matrix.join("run.json"), wanted.to_string().as_bytes(), 0o644)?;
     command::run(Command::new("cp").arg("-a").arg(programs.compiled.join("payloads")).arg(&matrix))?;
@@ -158,6 +174,38 @@ fn pack(
     cpio.args(["--create", "--format=newc", "--quiet", "--owner=0:0"]).current_dir(&root);
     cpio.stdin(list.stdout.context("no list")?).stdout(fs::File::create(memory)?);
     command::run(&mut cpio)
+}
+
+/// What Cordon's package installs (packaging/README.md), and the service that runs the rows.
+fn put_services(programs: &GuestPrograms, tier: Tier, put: &Path) -> Result<()> {
+    let agent = programs.agent.as_ref().context("the agent was not built")?;
+    fs::copy(agent, put.join("usr/bin/cordon-agent"))?;
+    let packaging = workspace().join("packaging");
+    let units = put.join("usr/lib/systemd/system");
+    for (from, to) in [
+        ("systemd", units.clone()),
+        ("sysusers.d", put.join("usr/lib/sysusers.d")),
+        ("tmpfiles.d", put.join("usr/lib/tmpfiles.d")),
+    ] {
+        fs::create_dir_all(&to)?;
+        for entry in fs::read_dir(packaging.join(from))? {
+            let entry = entry?;
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    install(&units.join("cordon-matrix.service"), MATRIX_UNIT.as_bytes(), 0o644)?;
+    for (target, service) in
+        [("sysinit", "cordon-keeper"), ("sysinit", "cordon-gate"), ("multi-user", "cordon-matrix")]
+    {
+        let wants = put.join(format!("etc/systemd/system/{target}.target.wants"));
+        fs::create_dir_all(&wants)?;
+        let unit = format!("{service}.service");
+        std::os::unix::fs::symlink(format!("/usr/lib/systemd/system/{unit}"), wants.join(&unit))?;
+    }
+    let settings = put.join("etc/cordon");
+    fs::create_dir_all(&settings)?;
+    let tier = format!("tier = {:?}\n", tier.gate_name());
+    install(&settings.join("gate.toml"), tier.as_bytes(), 0o644)
 }
 
 fn install(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
@@ -182,6 +230,7 @@ fn boot_once(
 ) -> Result<End> {
     let console = folder.join("console.log");
     let lsm = boot.get("lsm").and_then(Value::as_str).unwrap_or(plan.tier.lsm());
+    let first = if boot.get("first").is_some() { " cordon.first" } else { "" };
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "1G", "-nodefaults", "-no-reboot"])
         .args(["-display", "none", "-chardev"])
@@ -193,10 +242,14 @@ fn boot_once(
         .arg("-drive")
         // What survives is what the guest's kernel believes to be on the disk: no need to wait for the host's.
         .arg(format!("file={},format=qcow2,if=virtio,cache=unsafe", overlay.display()))
-        .args(["-append", &format!("console=ttyS0 quiet panic=-1 cordon.guest lsm={lsm}")])
+        .args(["-append", &format!("console=ttyS0 quiet panic=-1 cordon.guest lsm={lsm}{first}")])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(fs::File::create(folder.join("qemu.log"))?);
+    if boot.get("no_network").and_then(Value::as_bool) != Some(true) {
+        // A card that leads nowhere but to this very process.
+        qemu.args(["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile="]);
+    }
     let (mut process, output) = Process::start_piped(&mut qemu)?;
     let silent = Watchdog::start(process.id());
     let mut end = None;

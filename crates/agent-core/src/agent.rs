@@ -16,6 +16,7 @@ use crate::gate::{Asked, Gate, Wants};
 use crate::input::Input;
 use crate::inventory::Inventory;
 use crate::link::{Link, LinkState, heartbeat};
+use crate::previews::Previews;
 use crate::random::Random;
 use crate::relay::{PendingOrder, Relay};
 
@@ -45,6 +46,7 @@ pub struct Agent {
     link: Link,
     relay: Relay,
     executions: Executions,
+    previews: Previews,
     inventory: Inventory,
     certificate: Certificate,
     /// Store epoch and generation of the newest order whose receipt the agent has had in its hands.
@@ -84,6 +86,7 @@ impl Agent {
             link: Link::new(),
             relay: Relay::default(),
             executions: Executions::default(),
+            previews: Previews::default(),
             inventory: Inventory::new(),
             certificate: Certificate::default(),
             receipt_seen: (0, 0),
@@ -127,6 +130,7 @@ impl Agent {
         match input {
             Input::GateConnected => {
                 self.gate.connected();
+                self.previews.look_again();
                 self.inventory.gate_connected();
             }
             Input::GateLost(reason) => self.gate_lost(&reason, effects),
@@ -194,6 +198,8 @@ impl Agent {
             (Asked::Status, Request::Status)
         } else if std::mem::take(&mut self.wants.denials) {
             (Asked::Denials, Request::Denials)
+        } else if let Some((policy, request)) = self.previews.next() {
+            (Asked::Preview(policy), request)
         } else {
             return;
         };
@@ -211,7 +217,15 @@ impl Agent {
     }
 
     fn gate_replied(&mut self, reply: Reply, effects: &mut Vec<Effect>) {
-        match (self.gate.answered(&reply), reply) {
+        let answers = self.gate.answered(&reply);
+        if let Some(Asked::Preview(policy)) = answers {
+            if !self.previews.answered(&policy, reply, effects) {
+                effects.push(Effect::DropGate);
+                self.gate_lost("it answered what was not asked", effects);
+            }
+            return;
+        }
+        match (answers, reply) {
             (Some(Asked::Status), Reply::Status(status)) => self.gate_said(*status, effects),
             (Some(Asked::StorePolicy), Reply::Done) => self.relay.policy_stored(),
             (Some(Asked::StorePolicy), Reply::Refused { reason }) => {
@@ -346,6 +360,9 @@ impl Agent {
             }
             FromServer::Order { envelope } => self.order_received(envelope, effects),
             FromServer::BreakGlass { envelope } => self.relay.take_up_break_glass(envelope),
+            FromServer::Preview { policy, age_seconds_max } => {
+                self.previews.want(policy, age_seconds_max, effects);
+            }
             FromServer::ExecutionsStored { batch } => self.executions.stored(batch, effects),
             FromServer::ReceiptStored { generation } => self.relay.receipt_stored(generation),
             FromServer::Goodbye { reason } => self.drop_link(&format!("the server says: {reason}"), effects),
@@ -378,6 +395,8 @@ impl Agent {
         self.relay.send_receipts(effects);
         self.inventory.send(effects);
         self.executions.connected(effects);
+        // What the connection before wanted, nobody waits for.
+        self.previews.forget();
         // The greeting may be older than what the gate has done since.
         self.report_change();
     }
@@ -438,6 +457,7 @@ impl Agent {
             Timer::Heartbeat => self.beat(effects),
             Timer::OrderWait => self.relay.be_impatient(),
             Timer::Denials => self.poll_denials(now, effects),
+            Timer::Preview => self.previews.look_again(),
             Timer::Batch => self.executions.paced(self.link.is_up(), effects),
             Timer::Inventory => self.inventory.pause_ended(),
             Timer::Renewal => self.certificate.look(now, effects),

@@ -73,6 +73,8 @@ pub enum Timer {
     OrderWait,
     /// Fetch refused executions from the gate.
     Denials,
+    /// Ask the gate how far an impact preview is.
+    Preview,
     /// The next batch of executions may be sent.
     Batch,
     /// The next scan may start.

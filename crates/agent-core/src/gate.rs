@@ -46,6 +46,8 @@ pub(crate) enum Asked {
     LastReceipt,
     StoreBreakGlass,
     Denials,
+    /// The preview of this policy.
+    Preview(String),
 }
 
 impl Gate {

@@ -17,6 +17,7 @@ mod gate;
 mod input;
 mod inventory;
 mod link;
+mod previews;
 mod random;
 mod relay;
 

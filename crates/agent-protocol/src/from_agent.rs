@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use orders::{BreakGlassLog, Receipt};
 use serde::{Deserialize, Serialize};
 
+use crate::PreviewReport;
 use crate::limits::{
     FrameError, HEX_BYTES_MAX, Limited, NAME_BYTES_MAX, PATH_BYTES_MAX, REASON_BYTES_MAX, at_most,
 };
@@ -45,6 +46,8 @@ pub enum FromAgent {
     },
     /// How far the inventory is, or what it found.
     Inventory(InventorySummary),
+    /// How far an impact preview is, or what it found. Only sent when it was asked for.
+    Preview(Box<PreviewReport>),
 }
 
 /// Who connects, and what it is and can do.
@@ -125,7 +128,7 @@ pub struct Heartbeat {
     pub restriction: RestrictionReport,
 }
 
-/// One refused execution, or several alike within a second. Agents of version 2 leave out the hook, which is
+/// One refused execution, or several alike within a second. Agents before version 4 leave out the hook, which is
 /// `execute`, and what is optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ExecutionEvent {
@@ -209,6 +212,7 @@ impl Limited for FromAgent {
                 at_most("events", events.len(), EXECUTIONS_MAX)?;
                 events.iter().try_for_each(Limited::check)
             }
+            Self::Preview(report) => report.check(),
             Self::Inventory(summary) => {
                 at_most("baseline", summary.baseline.as_deref().unwrap_or("").len(), HEX_BYTES_MAX)
             }

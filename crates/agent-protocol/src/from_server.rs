@@ -3,7 +3,7 @@
 use orders::{BreakGlassStatement, Order, VerifiedPolicy};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{FrameError, Limited, REASON_BYTES_MAX, at_most};
+use crate::limits::{FrameError, HEX_BYTES_MAX, Limited, REASON_BYTES_MAX, at_most};
 
 /// A frame from the server. Unknown fields are ignored, so that an agent understands a newer server's frames.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,13 @@ pub enum FromServer {
         /// Its generation.
         generation: u64,
     },
+    /// An impact preview is wanted. Sent to agents of version 4 and later.
+    Preview {
+        /// Digest of a policy that the machine holds, or is sent before this.
+        policy: String,
+        /// A preview that is not older than this, in seconds, is good enough.
+        age_seconds_max: u64,
+    },
     /// The server closes the connection, for this reason; the agent tries again by its back-off.
     Goodbye {
         /// Why.
@@ -65,6 +72,7 @@ impl Limited for FromServer {
                 at_most("envelope", envelope.len(), BreakGlassStatement::BYTES_MAX)
             }
             Self::Goodbye { reason } => at_most("reason", reason.len(), REASON_BYTES_MAX),
+            Self::Preview { policy, age_seconds_max: _ } => at_most("policy", policy.len(), HEX_BYTES_MAX),
             Self::Welcome(_)
             | Self::ExecutionsStored { batch: _ }
             | Self::ReceiptStored { generation: _ } => Ok(()),

@@ -10,12 +10,15 @@
 //!   unreadable: they do not obey it, and send no receipt.
 //! - 3 (2026-12): break-glass. The server sends a statement of codes (`FromServer::BreakGlass`), to agents of this
 //!   version or later only; they report what the gate holds, and its log of codes that were used.
+//! - 4 (2026-12): impact previews are asked for (`FromServer::Preview`), of agents of this version or later only, and
+//!   answered; events say more.
 #![forbid(unsafe_code)]
 
 mod enrollment;
 mod from_agent;
 mod from_server;
 mod limits;
+mod preview;
 
 pub use enrollment::{EnrollReply, EnrollRequest, RenewReply, RenewRequest};
 pub use from_agent::{
@@ -24,9 +27,12 @@ pub use from_agent::{
 };
 pub use from_server::{FromServer, Welcome};
 pub use limits::{FrameError, Limited, decode, encode};
+pub use preview::{
+    ImpactPreview, PREVIEW_FILES_MAX, PREVIEW_PIDS_MAX, PreviewReport, PreviewState, RefusedFile,
+};
 
 /// The protocol's version: a server serves every version up to its own, an agent says its own in [`Hello`].
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 /// The longest frame that a server accepts from an agent, in bytes.
 pub const FROM_AGENT_BYTES_MAX: usize = 1024 * 1024;
 /// The longest frame that an agent accepts from its server, in bytes: room for a signed policy.

@@ -12,6 +12,7 @@ pub(crate) mod machine;
 pub(crate) mod machine_group;
 pub(crate) mod manifest;
 pub(crate) mod policy;
+pub(crate) mod preview;
 pub(crate) mod role;
 pub(crate) mod settings;
 pub(crate) mod user;

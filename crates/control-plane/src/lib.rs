@@ -20,6 +20,7 @@ mod audit;
 mod enrollment_token;
 mod error;
 mod event;
+mod impact_preview;
 mod machine_group;
 mod policy;
 mod rate_limit;
@@ -31,8 +32,9 @@ mod text;
 mod user;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use domain::digest::Sha256Digest;
 use domain::machine::MachineId;
 use domain::settings::Settings;
 use domain::time::Timestamp;
@@ -43,6 +45,7 @@ pub use app::{AppDraft, KeyDraft};
 pub use bulk::{BulkOutcome, BulkPlan, BulkRequest, BulkResult, BulkTargets};
 pub use caller::{Bearer, Caller, Groups};
 pub use error::{Error, Result};
+pub use impact_preview::{PreviewFound, PreviewStanding};
 pub use machine::{ReportedState, TagChange};
 pub use machine_action::{Request, StoredReceipt, why_not};
 pub use machine_group::{MachineGroupDraft, MachineGroupPreview, SizedMachineGroup};
@@ -65,6 +68,9 @@ pub trait Links: Send + Sync {
     fn policies_changed(&self);
     /// Whether the machine is connected at this moment.
     fn is_connected(&self, machine: MachineId) -> bool;
+    /// An impact preview for the policy with this digest is wanted of a machine, of at most this age. Asks the machine
+    /// unless it is at it already.
+    fn preview_wanted(&self, machine: MachineId, policy: Sha256Digest, age_max: Duration) -> PreviewStanding;
 }
 
 /// The use cases over one store. Cloning is cheap; all clones are the same.

@@ -194,7 +194,7 @@ impl ControlPlane {
     }
 
     /// The policy that a call named, else that of the machine's group, else the default.
-    fn policy_name_for(&self, machine: &Machine, named: Option<&str>) -> String {
+    pub(crate) fn policy_name_for(&self, machine: &Machine, named: Option<&str>) -> String {
         let access = self.0.access.snapshot();
         let group = access.machine_groups.iter().find(|group| group.id == machine.group);
         let of_group = group.and_then(|group| group.policy.as_deref());

@@ -12,6 +12,7 @@ pub mod decision;
 pub mod digest;
 pub mod enrollment_token;
 pub mod execution_event;
+pub mod impact_preview;
 pub mod machine;
 pub mod machine_action;
 pub mod machine_group;

@@ -80,11 +80,10 @@ impl Previews {
         let known = std::mem::take(&mut inner.known);
         let work = move || {
             let end = End { previews, subject };
-            let begun = Instant::now();
             // Whatever else the machine does goes first.
             let _is_patient = rustix::process::setpriority_process(None, 19);
             let made = make(subject, &judge, known, &noted);
-            end.with(made.map(|(preview, known)| (begun, preview, known)));
+            end.with(made);
         };
         let started = std::thread::Builder::new().name("preview".to_owned()).spawn(work);
         if let Err(error) = started {
@@ -106,13 +105,14 @@ struct End {
 }
 
 impl End {
-    fn with(self, made: std::io::Result<(Instant, ImpactPreview, KnownDigests)>) {
+    fn with(self, made: std::io::Result<(ImpactPreview, KnownDigests)>) {
         let mut inner = self.previews.lock();
         match made {
-            Ok((begun, preview, known)) => {
+            Ok((preview, known)) => {
                 inner.known = known;
                 inner.kept.retain(|(kept, _, _)| *kept != self.subject);
-                inner.kept.push_back((self.subject, begun, Arc::new(preview)));
+                // Old from its end on: who wants a young one and waits for it gets it, however long it took.
+                inner.kept.push_back((self.subject, Instant::now(), Arc::new(preview)));
                 if inner.kept.len() > KEPT_MAX {
                     inner.kept.pop_front();
                 }

@@ -16,6 +16,7 @@ use api_types::audit_entry::AuditEntry;
 use api_types::bulk::{BulkReply, BulkRequest};
 use api_types::enrollment_token::{EnrollmentToken, EnrollmentTokenCreate, EnrollmentTokenCreated};
 use api_types::execution_event::ExecutionEvent;
+use api_types::impact_preview::ImpactPreview;
 use api_types::machine::{AvailableAction, ExposureScore, Machine, TagRequest};
 use api_types::machine_action::{ActionRequest, CancelRequest, MachineAction, Receipt};
 use api_types::machine_group::{MachineGroup, MachineGroupDocument, MachineGroupPreview};
@@ -34,10 +35,11 @@ use tower::ServiceExt as _;
 use crate::auth::{self, Gate};
 use crate::routes::audit_entry::{AuditExportQuery, AuditQuery};
 use crate::routes::execution_event::EventQuery;
+use crate::routes::impact_preview::PreviewQuery;
 use crate::routes::policy::{ApplyQuery, DiffQuery};
 use crate::routes::{
-    app, audit_entry, bulk, enrollment_token, execution_event, machine, machine_action, machine_group,
-    metadata, policy, role, settings, user, vendor,
+    app, audit_entry, bulk, enrollment_token, execution_event, impact_preview, machine, machine_action,
+    machine_group, metadata, policy, role, settings, user, vendor,
 };
 use crate::state::AppState;
 use crate::{agents, issuer, openapi};
@@ -83,6 +85,13 @@ pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         )
         .summary("List which actions can be started on a machine")
         .answers::<Collection<AvailableAction>>(200),
+        get("/api/machines/{machine}/impactPreview", Requirement::READ, impact_preview::fetch)
+            .summary("Fetch what a restriction of a machine would refuse now")
+            .detail("The machine judges what runs on it by the code that would refuse it, and is asked when the preview \
+                     that is kept is too old: ask again while `state` is `Underway`.")
+            .query::<PreviewQuery>()
+            .refuses(["InvalidInput"])
+            .answers::<ImpactPreview>(200),
         post("/api/machines/{machine}/tags", Requirement::WRITE, machine::tag)
             .summary("Give a machine a tag, or take it")
             .detail("The machine's group changes with it when a rule says so.")

@@ -10,6 +10,7 @@ pub(crate) mod app;
 pub(crate) mod audit_entry;
 pub(crate) mod enrollment_token;
 pub(crate) mod execution_event;
+pub(crate) mod impact_preview;
 pub(crate) mod machine_group;
 pub(crate) mod policy;
 pub(crate) mod role;

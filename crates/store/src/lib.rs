@@ -18,6 +18,7 @@ mod checkpoint;
 pub mod enrollment_token;
 mod error;
 pub mod execution_event;
+pub mod impact_preview;
 pub mod machine_group;
 mod migrations;
 pub mod policy;

@@ -13,6 +13,7 @@ const STEPS: &[(&str, &str)] = &[
     ("0004_sessions", include_str!("../migrations/0004_sessions.sql")),
     ("0005_policy_settings", include_str!("../migrations/0005_policy_settings.sql")),
     ("0007_preview", include_str!("../migrations/0007_preview.sql")),
+    ("0008_impact_preview", include_str!("../migrations/0008_impact_preview.sql")),
 ];
 
 /// Brings the tables up to date.

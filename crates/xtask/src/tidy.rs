@@ -44,6 +44,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0004_sessions.sql", "37f06cdd7fed928e0d73305a895ed2b357ff0893f300b5255c0bc3bc40b4604e"),
     ("0005_policy_settings.sql", "74a68cc63ee33110440738df198d1ad1367a37a3e1ca7d928adf1136e449b72c"),
     ("0007_preview.sql", "b018dd9bd767ec95b2b18d63713a6e23124962b56a04746cb4535f8b2ac7724d"),
+    ("0008_impact_preview.sql", "a91c77ccef80626e9a7236f9b84774b5ec2f2abcc2e422fe9a9b8185d4aefe0a"),
 ];
 
 /// The only crate that may hold `unsafe` code.

@@ -81,6 +81,7 @@ fn shown(effect: &Effect) -> Option<String> {
                 FromAgent::Receipt { .. } => "send receipt".to_owned(),
                 FromAgent::Executions { batch, .. } => format!("send batch {batch}"),
                 FromAgent::Inventory(_) => "send inventory".to_owned(),
+                FromAgent::Preview(_) => "send preview".to_owned(),
             }
         }
         Effect::StartInventory => "start inventory".to_owned(),

@@ -101,7 +101,7 @@ impl Server {
                 self.dropped.insert((connection, batch), dropped);
                 vec![FromServer::ExecutionsStored { batch }]
             }
-            FromAgent::Accepted { .. } | FromAgent::Inventory(_) => Vec::new(),
+            FromAgent::Accepted { .. } | FromAgent::Inventory(_) | FromAgent::Preview(_) => Vec::new(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The other commands: what people and scripts read.
 
+use agent_protocol::PreviewState;
 use domain::restriction::Desired;
 use serde_json::Value;
 
@@ -100,6 +101,13 @@ fn preview_lists_what_runs_and_would_be_refused() {
     for expected in [path.to_str().unwrap(), "audit is off", &format!("runs as {}", sleeper.id())] {
         assert!(text.contains(expected), "{expected:?} in {text}");
     }
+    // The server gets the same when it asks.
+    server.want_preview();
+    server.wait("the preview is reported", |seen| match seen.previews.last() {
+        Some(PreviewState::Made(made)) => made.refused.iter().any(|file| file.path == path.to_str().unwrap()),
+        Some(PreviewState::Underway { .. }) | None => false,
+        Some(PreviewState::Failed { reason }) => panic!("{reason}"),
+    });
     let unknown = machine.command(&["preview", "--policy", "unheard-of"]).output().unwrap();
     assert_eq!(unknown.status.code(), Some(1));
     let why = String::from_utf8(unknown.stderr).unwrap();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use agent_protocol::{
     ENROLL_PATH, EnrollReply, EnrollRequest, ExecutionEvent, FROM_AGENT_BYTES_MAX, FromAgent, FromServer,
-    Hello, InventorySummary, LINK_PATH, PROTOCOL_VERSION, RENEW_PATH, RenewReply, RenewRequest,
+    Hello, InventorySummary, LINK_PATH, PROTOCOL_VERSION, PreviewState, RENEW_PATH, RenewReply, RenewRequest,
     RestrictionReport, Welcome, decode, encode,
 };
 use domain::allow_policy::{AllowPolicy, Profile};
@@ -58,6 +58,7 @@ struct Shared {
 pub(crate) struct Seen {
     pub(crate) enrolled: u64,
     pub(crate) renewed: u64,
+    pub(crate) previews: Vec<PreviewState>,
     pub(crate) gate_key: String,
     pub(crate) machine: String,
     pub(crate) name: String,
@@ -128,6 +129,12 @@ impl Server {
     /// Sends the text as it is to the connected machine.
     pub(crate) fn send_raw(&self, text: String) {
         drop(self.shared.frames.send(text));
+    }
+
+    /// Wants an impact preview for the policy that the machine holds.
+    pub(crate) fn want_preview(&self) {
+        let policy = self.shared.policy().0.to_string();
+        self.send_raw(encode(&FromServer::Preview { policy, age_seconds_max: 10 }));
     }
 
     /// Orders the machine to be this; the generation of the order.
@@ -280,6 +287,10 @@ impl Shared {
             FromAgent::Executions { batch, events, dropped: _ } => {
                 seen.events.extend(events);
                 vec![FromServer::ExecutionsStored { batch }]
+            }
+            FromAgent::Preview(report) => {
+                seen.previews.push(report.state);
+                Vec::new()
             }
             FromAgent::Inventory(summary) => {
                 seen.inventory = Some(summary);

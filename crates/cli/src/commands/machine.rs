@@ -10,6 +10,7 @@ use api_types::machine_action::ActionRequest;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
+use crate::commands::preview::{self, PreviewArguments};
 use crate::commands::{ListArguments, bulk};
 use crate::error::UsageError;
 use crate::outcome::{self, Outcome};
@@ -45,6 +46,9 @@ pub(crate) enum MachineCommand {
         #[arg(value_name = "ID|NAME", value_parser = NonEmptyStringValueParser::new())]
         machine: String,
     },
+    /// Show what a restriction of a machine would refuse now
+    #[command(after_help = preview::HELP)]
+    Preview(PreviewArguments),
     /// Restrict machines to the predefined set of programs
     #[command(after_help = outcome::BULK_HELP)]
     Restrict {
@@ -150,6 +154,7 @@ pub(crate) async fn run(command: &MachineCommand, session: &Session) -> Result<O
             let path = ["api", "machines", machine, "availableMachineActions"];
             output.list(&client.list(&path, &[]).await?, table_of_available)?;
         }
+        MachineCommand::Preview(arguments) => return preview::run(session, arguments).await,
         MachineCommand::Restrict { change: arguments, expires_in, policy } => {
             return change(session, arguments, Change::Restrict, expires_in.clone(), policy.clone()).await;
         }

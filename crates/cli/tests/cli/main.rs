@@ -13,5 +13,6 @@ mod login;
 mod machine;
 mod manifest;
 mod policy;
+mod preview;
 mod program;
 mod stand_in;

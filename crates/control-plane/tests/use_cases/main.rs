@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use control_plane::{
     AppDraft, Bearer, Caller, ControlPlane, CurrentOrder, Error, Groups, Links, MachineGroupDraft,
-    ReportedState, Request,
+    PreviewStanding, ReportedState, Request,
 };
 use domain::app::{App, CLI_APP_ID};
 use domain::audit_entry::AuditEntry;
+use domain::digest::Sha256Digest;
 use domain::machine::{Capabilities, MachineId, System};
 use domain::machine_action::{MachineAction, MachineActionId, RequestSource, Status};
 use domain::machine_group::{Condition, RuleOperator, RuleProperty};
@@ -30,6 +31,7 @@ mod access;
 mod app;
 mod bulk;
 mod expiry;
+mod impact_preview;
 mod machine_action;
 mod machine_group;
 mod others;
@@ -46,9 +48,9 @@ const GENEROUS: Settings = Settings {
     blast_radius: BlastRadius::DEFAULT,
 };
 
-/// Remembers which machines were to be told of an order, and which are connected.
+/// Remembers which machines were to be told of an order, which are connected, and which previews were wanted.
 #[derive(Default)]
-struct Told(Mutex<Vec<MachineId>>, Mutex<HashSet<MachineId>>);
+struct Told(Mutex<Vec<MachineId>>, Mutex<HashSet<MachineId>>, Mutex<Vec<(MachineId, Sha256Digest)>>);
 
 impl Links for Told {
     fn order_changed(&self, machine: MachineId) {
@@ -59,6 +61,20 @@ impl Links for Told {
 
     fn is_connected(&self, machine: MachineId) -> bool {
         self.1.lock().unwrap().contains(&machine)
+    }
+
+    fn preview_wanted(
+        &self,
+        machine: MachineId,
+        policy: Sha256Digest,
+        _age_max: Duration,
+    ) -> PreviewStanding {
+        self.2.lock().unwrap().push((machine, policy));
+        if self.is_connected(machine) {
+            PreviewStanding::Underway { files_done: 1, files_total: 2 }
+        } else {
+            PreviewStanding::NotConnected
+        }
     }
 }
 

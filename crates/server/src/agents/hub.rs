@@ -4,15 +4,20 @@
 //! up, however fast things change or however slow a machine is. Presence lives here; the database hears a batch of
 //! last-seen times every few seconds.
 
+mod previews;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use control_plane::Links;
+use control_plane::{Links, PreviewStanding};
+use domain::digest::Sha256Digest;
 use domain::machine::MachineId;
 use domain::time::Timestamp;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+
+use previews::Previews;
 
 /// The connections of this server.
 pub(crate) struct Hub {
@@ -49,6 +54,9 @@ struct Connection {
     /// When the machine was last heard, and what of that the database has been told.
     heard: AtomicI64,
     told: AtomicI64,
+    /// Whether the agent knows what an impact preview is.
+    can_preview: bool,
+    previews: Previews,
 }
 
 /// What a connection has to look at.
@@ -64,6 +72,8 @@ impl Signals {
     pub(super) const REPLACED: Self = Self(4);
     /// The server stops.
     pub(super) const STOPPING: Self = Self(8);
+    /// An impact preview is wanted of the machine.
+    pub(super) const PREVIEW: Self = Self(16);
 
     pub(super) fn holds(self, signal: Self) -> bool {
         self.0 & signal.0 != 0
@@ -79,8 +89,9 @@ pub(super) struct Place {
 
 impl Hub {
     /// Enters a connection, in place of an older one of the same machine. None when the server stops.
-    pub(super) fn enter(self: &Arc<Self>, machine: MachineId) -> Option<Place> {
-        let connection = Arc::new(Connection::default());
+    pub(super) fn enter(self: &Arc<Self>, machine: MachineId, can_preview: bool) -> Option<Place> {
+        let connection = Connection { can_preview, ..Connection::default() };
+        let connection = Arc::new(connection);
         let mut connections = self.lock();
         if connections.stopping {
             return None;
@@ -135,6 +146,19 @@ impl Links for Hub {
     fn policies_changed(&self) {
         self.lock().by_machine.values().for_each(|connection| connection.raise(Signals::POLICIES));
     }
+
+    fn preview_wanted(&self, machine: MachineId, policy: Sha256Digest, age_max: Duration) -> PreviewStanding {
+        let connection = self.lock().by_machine.get(&machine).map(Arc::clone);
+        let Some(connection) = connection else { return PreviewStanding::NotConnected };
+        if !connection.can_preview {
+            return PreviewStanding::NotSupported;
+        }
+        let (standing, is_to_be_asked) = connection.previews.want(policy, age_max);
+        if is_to_be_asked {
+            connection.raise(Signals::PREVIEW);
+        }
+        standing
+    }
 }
 
 impl Connection {
@@ -172,6 +196,31 @@ impl Place {
         self.hub.policy_turns.acquire().await.ok()
     }
 
+    /// Takes the impact previews that the machine is to be asked for, each of at most an age.
+    pub(super) fn take_previews_wanted(&self) -> Vec<(Sha256Digest, Duration)> {
+        self.connection.previews.take_wanted()
+    }
+
+    /// Whether the machine was asked for a preview for this policy.
+    pub(super) fn is_preview_wanted(&self, policy: Sha256Digest) -> bool {
+        self.connection.previews.is_wanted(policy)
+    }
+
+    /// Notes how far the machine is with a preview.
+    pub(super) fn preview_progressed(&self, policy: Sha256Digest, files_done: u64, files_total: u64) {
+        self.connection.previews.progressed(policy, files_done, files_total);
+    }
+
+    /// Notes that there will be no preview.
+    pub(super) fn preview_failed(&self, policy: Sha256Digest, reason: String) {
+        self.connection.previews.failed(policy, reason);
+    }
+
+    /// Notes that the preview is stored.
+    pub(super) fn preview_made(&self, policy: Sha256Digest) {
+        self.connection.previews.made(policy);
+    }
+
     /// Notes that the machine was heard at `now`.
     pub(super) fn heard(&self, now: Timestamp) {
         self.connection.heard.store(now.ticks(), Ordering::Relaxed);
@@ -202,7 +251,7 @@ mod tests {
     #[tokio::test]
     async fn changes_wake_whom_they_concern_once() {
         let hub = Arc::new(Hub::default());
-        let (a, b) = (hub.enter(A).unwrap(), hub.enter(B).unwrap());
+        let (a, b) = (hub.enter(A, true).unwrap(), hub.enter(B, true).unwrap());
         hub.order_changed(A);
         hub.order_changed(A);
         hub.policies_changed();
@@ -215,8 +264,8 @@ mod tests {
     #[tokio::test]
     async fn the_newer_connection_counts() {
         let hub = Arc::new(Hub::default());
-        let older = hub.enter(A).unwrap();
-        let newer = hub.enter(A).unwrap();
+        let older = hub.enter(A, true).unwrap();
+        let newer = hub.enter(A, true).unwrap();
         assert_eq!(older.signals().await, Signals::REPLACED);
         drop(older);
         hub.order_changed(A);
@@ -226,7 +275,7 @@ mod tests {
     #[tokio::test]
     async fn last_seen_is_told_once_and_survives_the_connection() {
         let hub = Arc::new(Hub::default());
-        let (a, b) = (hub.enter(A).unwrap(), hub.enter(B).unwrap());
+        let (a, b) = (hub.enter(A, true).unwrap(), hub.enter(B, true).unwrap());
         assert_eq!(hub.take_seen(), []);
         a.heard(Timestamp::from_ticks(5));
         assert_eq!(hub.take_seen(), [(A, Timestamp::from_ticks(5))]);
@@ -240,7 +289,7 @@ mod tests {
     #[tokio::test]
     async fn a_stopping_hub_lets_nobody_in() {
         let hub = Arc::new(Hub::default());
-        let place = hub.enter(A).unwrap();
+        let place = hub.enter(A, true).unwrap();
         let end = tokio::spawn(async move {
             let signals = place.signals().await;
             drop(place);
@@ -248,6 +297,6 @@ mod tests {
         });
         hub.stop(Duration::from_secs(10)).await;
         assert_eq!(end.await.unwrap(), Signals::STOPPING);
-        assert!(hub.enter(B).is_none());
+        assert!(hub.enter(B, true).is_none());
     }
 }

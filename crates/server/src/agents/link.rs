@@ -13,8 +13,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use agent_protocol::{
-    FROM_AGENT_BYTES_MAX, FromAgent, FromServer, Hello, PROTOCOL_VERSION, RestrictionReport, Welcome, decode,
-    encode,
+    FROM_AGENT_BYTES_MAX, FromAgent, FromServer, Hello, PROTOCOL_VERSION, PreviewReport, PreviewState,
+    RestrictionReport, Welcome, decode, encode,
 };
 use axum::body::Bytes;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
@@ -41,6 +41,9 @@ const SEND_TIME_MAX: Duration = Duration::from_secs(30);
 const PING_EVERY: Duration = Duration::from_secs(25);
 /// How long a machine may say nothing, not even the answer to a ping.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// The first version of the protocol that has impact previews.
+const PREVIEWS_SINCE: u32 = 4;
 
 /// Takes a machine's connection.
 pub(super) async fn open(
@@ -97,7 +100,10 @@ async fn serve(
     require_version(&hello)?;
     let (reported, held) = (convert::reported(&hello.restriction)?, convert::digests(&hello.policies)?);
     // Entered before the first look at the state, so that no change is missed in between.
-    let entered = state.hub.enter(machine).ok_or_else(|| End::Goodbye("the server stops".to_owned()))?;
+    let entered = state
+        .hub
+        .enter(machine, hello.protocol >= PREVIEWS_SINCE)
+        .ok_or_else(|| End::Goodbye("the server stops".to_owned()))?;
     let place = place.insert(entered);
     place.heard(now());
     let (system, capabilities) = convert::described(*hello);
@@ -202,6 +208,46 @@ impl Session<'_> {
         if signals.holds(Signals::POLICIES) {
             self.send_next_policy().await?;
         }
+        if signals.holds(Signals::PREVIEW) {
+            for (policy, age_max) in self.place.take_previews_wanted() {
+                self.ask_for_preview(policy, age_max).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for an impact preview, once the machine has the policy that it is about.
+    async fn ask_for_preview(&mut self, policy: Sha256Digest, age_max: Duration) -> Result<(), End> {
+        if !self.held.contains(&policy) {
+            match self.control.policy_envelope(policy).await.map_err(refused)? {
+                Some(envelope) => self.send_policy(policy, &envelope).await?,
+                None => {
+                    self.place.preview_failed(policy, "the policy is not there any more".to_owned());
+                    return Ok(());
+                }
+            }
+        }
+        let (policy, age_seconds_max) = (policy.to_string(), age_max.as_secs());
+        self.line.send(&FromServer::Preview { policy, age_seconds_max }).await
+    }
+
+    /// Takes what a machine says of a preview that it was asked for; of another one nobody wants to know.
+    async fn take_preview(&mut self, report: PreviewReport) -> Result<(), End> {
+        let wanted = report.policy.parse().ok().filter(|policy| self.place.is_preview_wanted(*policy));
+        let Some(policy) = wanted else { return Ok(()) };
+        match report.state {
+            PreviewState::Underway { files_done, files_total } => {
+                self.place.preview_progressed(policy, files_done, files_total);
+            }
+            PreviewState::Failed { reason } => {
+                self.place.preview_failed(policy, convert::printable(&reason));
+            }
+            PreviewState::Made(preview) => {
+                let preview = convert::impact_preview(preview);
+                self.control.impact_preview_store(self.machine, policy, preview).await.map_err(refused)?;
+                self.place.preview_made(policy);
+            }
+        }
         Ok(())
     }
 
@@ -270,6 +316,7 @@ impl Session<'_> {
                 self.control.execution_events_store(self.machine, events, dropped).await.map_err(refused)?;
                 self.line.send(&FromServer::ExecutionsStored { batch }).await
             }
+            FromAgent::Preview(report) => self.take_preview(*report).await,
             FromAgent::Inventory(summary) => {
                 tracing::debug!(
                     machine = %self.machine,

@@ -73,6 +73,7 @@ async fn what_is_invisible_is_answered_byte_for_byte_as_what_is_unknown() {
         ("GET", "/api/machines/{}", &Value::Null),
         ("GET", "/api/machines/{}/machineactions", &Value::Null),
         ("GET", "/api/machines/{}/availableMachineActions", &Value::Null),
+        ("GET", "/api/machines/{}/impactPreview", &Value::Null),
         ("POST", "/api/machines/{}/restrictCodeExecution", &comment),
         ("POST", "/api/machines/{}/unrestrictCodeExecution", &comment),
         ("POST", "/api/machines/{}/tags", &tag),

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use agent_protocol::{
     ENROLL_PATH, EnrollReply, EnrollRequest, ExecutionEvent, FROM_AGENT_BYTES_MAX, FromAgent, FromServer,
-    Heartbeat, Hello, LINK_PATH, PROTOCOL_VERSION, RENEW_PATH, RenewReply, RenewRequest, RestrictionReport,
+    Heartbeat, Hello, ImpactPreview, LINK_PATH, PROTOCOL_VERSION, PreviewReport, PreviewState, RENEW_PATH,
+    RenewReply, RenewRequest, RestrictionReport,
 };
 use domain::machine::MachineId;
 use domain::restriction::{CanaryOutcome, Desired, Probe, Tier};
@@ -418,6 +419,61 @@ async fn executions_are_stored_before_they_are_acknowledged() {
     assert_eq!(link.hear().await, FromServer::ExecutionsStored { batch: 6 });
     let shown = server.admin().get(&format!("/api/machines/{}", machine.id)).await.expect_status(200);
     assert_eq!(shown["executionRestriction"]["eventsDropped"], 41);
+}
+
+#[tokio::test]
+async fn a_preview_is_asked_for_once_and_what_nobody_asked_for_is_not_kept() {
+    let server = TestServer::start().await;
+    let machine = Machine::enroll(&server).await;
+    let (mut link, policies) = machine.connect(&server).await;
+    let path = format!("/api/machines/{}/impactPreview", machine.id);
+    let report = |state: PreviewState| {
+        FromAgent::Preview(Box::new(PreviewReport { policy: policies[0].clone(), state }))
+    };
+    // Of its own accord.
+    link.say(&report(PreviewState::Made(ImpactPreview::default()))).await;
+    let states = async || {
+        let found = server.admin().get(&path).await.expect_status(200);
+        (
+            found["state"].clone(),
+            found["filesDone"].clone(),
+            found["unavailableReason"].clone(),
+            found["preview"].clone(),
+        )
+    };
+    assert_eq!(states().await, (json!("Underway"), json!(0), Value::Null, Value::Null));
+    let FromServer::Preview { policy, age_seconds_max } = link.hear().await else { panic!("no question") };
+    assert_eq!((&policy, age_seconds_max), (&policies[0], 300));
+    link.say(&report(PreviewState::Underway { files_done: 3, files_total: 9 })).await;
+    wait_until("the server knows how far it is", async || states().await.1 == 3).await;
+    link.say(&report(PreviewState::Failed { reason: "no\x1b".to_owned() })).await;
+    wait_until("the failure is told", async || {
+        states().await == (json!("Unavailable"), Value::Null, json!("no\\u{1b}"), Value::Null)
+    })
+    .await;
+    // Asked again, and only once for however many calls.
+    assert_eq!(states().await.0, "Underway");
+    assert_eq!(states().await.0, "Underway");
+    assert!(matches!(link.hear().await, FromServer::Preview { .. }));
+    link.say(&report(PreviewState::Made(ImpactPreview { files: 7, ..ImpactPreview::default() }))).await;
+    wait_until("the preview is there", async || {
+        let (state, _, _, preview) = states().await;
+        state == "Ready" && preview["files"] == 7
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_older_agent_is_not_asked_for_a_preview() {
+    let server = TestServer::start().await;
+    let machine = Machine::enroll(&server).await;
+    let mut link = machine.open(&server).await;
+    let hello = Hello { protocol: 3, ..machine.hello(0, &[]) };
+    link.say(&FromAgent::Hello(Box::new(hello))).await;
+    assert!(matches!(link.hear().await, FromServer::Welcome(_)));
+    let path = format!("/api/machines/{}/impactPreview", machine.id);
+    let found = server.admin().get(&path).await.expect_status(200);
+    assert_eq!(found["unavailableReason"], "the machine's agent is too old: upgrade it");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod bulk;
 mod enrollment_token;
 mod execution_event;
 mod external_issuer;
+mod impact_preview;
 mod machine_group;
 mod policy;
 mod role;

@@ -9,6 +9,7 @@ mod app;
 mod audit_entry;
 mod enrollment_token;
 mod execution_event;
+mod impact_preview;
 mod machine;
 mod machine_action;
 mod machine_action_bulk;

@@ -6,6 +6,7 @@ use agent_protocol as protocol;
 use control_plane::ReportedState;
 use domain::digest::Sha256Digest;
 use domain::execution_event::ExecutionEvent;
+use domain::impact_preview::{ImpactPreview, RefusedFile};
 use domain::machine::{Capabilities, IpAddress, System};
 use domain::restriction::Tier;
 use domain::time::Timestamp;
@@ -69,7 +70,7 @@ pub(super) fn execution_event(event: protocol::ExecutionEvent) -> ExecutionEvent
     ExecutionEvent {
         at: Timestamp::from_ticks(event.at),
         path: capped(printable(&event.path)),
-        sha256: event.sha256.and_then(|text| Some(text.parse::<Sha256Digest>().ok()?.to_string())),
+        sha256: digest_text(event.sha256),
         cause: printable(&event.cause),
         rule: event.rule.as_deref().map(printable),
         pid: event.pid,
@@ -88,6 +89,34 @@ pub(super) fn execution_event(event: protocol::ExecutionEvent) -> ExecutionEvent
     }
 }
 
+/// What a restriction would refuse.
+pub(super) fn impact_preview(preview: protocol::ImpactPreview) -> ImpactPreview {
+    let file = |file: protocol::RefusedFile| RefusedFile {
+        path: capped(printable(&file.path)),
+        sha256: digest_text(file.sha256),
+        cause: printable(&file.cause),
+        rule: file.rule.as_deref().map(printable),
+        mapped_only: file.mapped_only,
+        last_seen: Timestamp::from_ticks(file.last_seen),
+        executions: file.executions.min(i64::MAX.unsigned_abs()),
+        processes: file.processes.min(i64::MAX.unsigned_abs()),
+        pids: file.pids,
+    };
+    ImpactPreview {
+        taken_at: Timestamp::from_ticks(preview.at),
+        processes: preview.processes.min(i64::MAX.unsigned_abs()),
+        files: preview.files.min(i64::MAX.unsigned_abs()),
+        history_days: preview.history_days,
+        is_cut: preview.is_cut,
+        refused_files: preview.refused_files.min(i64::MAX.unsigned_abs()),
+        refused: preview.refused.into_iter().map(file).collect(),
+    }
+}
+
+fn digest_text(text: Option<String>) -> Option<String> {
+    text.and_then(|text| Some(text.parse::<Sha256Digest>().ok()?.to_string()))
+}
+
 /// Longer paths are cut: the kernel knows none, and escapes may make sixfold of what was sent.
 const PATH_BYTES_MAX: usize = 4096;
 
@@ -97,7 +126,7 @@ fn capped(mut path: String) -> String {
 }
 
 /// The text with control characters escaped: agents escape what they send, but not every sender is an honest agent.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     if !text.contains(char::is_control) {
         return text.to_owned();
     }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use agent_protocol::{
     ENROLL_PATH, EnrollReply, EnrollRequest, ExecutionEvent, FromAgent, FromServer, Heartbeat, Hello,
-    Interface, LINK_PATH, PROTOCOL_VERSION, RestrictionReport,
+    ImpactPreview, Interface, LINK_PATH, PROTOCOL_VERSION, PreviewReport, PreviewState, RefusedFile,
+    RestrictionReport,
 };
 use domain::machine::MachineId;
 use domain::restriction::{CanaryOutcome, Desired, Fence, Probe, Tier};
@@ -283,6 +284,28 @@ impl Gate {
             FromServer::ReceiptStored { generation } => {
                 self.receipt.take_if(|(stored, _)| stored == generation);
                 Vec::new()
+            }
+            FromServer::Preview { policy, .. } => {
+                assert!(self.policies.contains(policy), "a preview before its policy");
+                let refused = RefusedFile {
+                    path: "/home/ann/\x1btool".to_owned(),
+                    sha256: Some("AB".repeat(32)),
+                    cause: "unlisted".to_owned(),
+                    last_seen: Timestamp::from_unix_seconds(1_800_000_000).ticks(),
+                    processes: 2,
+                    pids: vec![41, 42],
+                    ..RefusedFile::default()
+                };
+                let state = PreviewState::Made(ImpactPreview {
+                    at: Timestamp::from_unix_seconds(1_800_000_000).ticks(),
+                    processes: 12,
+                    files: 34,
+                    refused_files: u64::MAX,
+                    refused: vec![refused],
+                    ..ImpactPreview::default()
+                });
+                let report = PreviewReport { policy: policy.clone(), state };
+                vec![FromAgent::Preview(Box::new(report))]
             }
             FromServer::Welcome(_)
             | FromServer::BreakGlass { .. }

@@ -150,6 +150,7 @@ fn frame_bytes_of(file: &RefusedFile) -> usize {
 }
 
 #[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a test names what it expects; anything else fails it")]
 mod tests {
     use super::*;
     use agent_protocol::{FROM_AGENT_BYTES_MAX, Limited as _};

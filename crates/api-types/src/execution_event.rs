@@ -21,8 +21,9 @@ pub struct ExecutionEvent {
     pub computer_dns_name: String,
     /// When it happened, by the machine's clock.
     pub event_date_time_utc: DateTimeUtc,
-    /// Which of the kernel's questions was answered: `execute`, `open`, `map` (a file as code) or `protect` (a mapping
-    /// becomes code).
+    /// Which of the kernel's questions was answered: `execute`, `open`, `map` (a file as code), `protect` (a mapping
+    /// becomes code), or one of a guard: `change`, `read-kernel-file`, `load-kernel-data`, `trace`, `signal`,
+    /// `unmount`, `bpf`.
     #[schema(examples("execute"))]
     pub hook: String,
     /// The file's path, escaped.

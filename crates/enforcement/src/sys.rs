@@ -502,6 +502,18 @@ fn checked(result: i32) -> io::Result<i32> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::os::fd::AsFd as _;
+
+    /// Without fs-verity, and without a file, the kernel has no digest to give: `ENODATA`, `ENOTTY` or `EOPNOTSUPP`.
+    #[test]
+    fn what_has_no_fs_verity_has_no_digest() {
+        let program = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let (pipe, _writer) = io::pipe().unwrap();
+        let in_memory = std::fs::File::open("/proc/self/status").unwrap();
+        for file in [program.as_fd(), pipe.as_fd(), in_memory.as_fd()] {
+            assert_eq!(measure_verity(file), None);
+        }
+    }
 
     fn event(length: u32, version: u8, fd: i32) -> Vec<u8> {
         let mut bytes = vec![0; METADATA_BYTES];

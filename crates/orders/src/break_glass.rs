@@ -455,9 +455,16 @@ mod tests {
     #[test]
     fn what_is_mistyped_is_no_code() {
         let text = code(5).to_string().replace('-', "");
-        for bad in
-            ["", "-", "U", &text[1..], &format!("{text}0"), &"0".repeat(SIGNS), &"0".repeat(10_000), "ü"]
-        {
+        for bad in [
+            "",
+            "-",
+            "U",
+            text.get(1..).unwrap(),
+            &format!("{text}0"),
+            &"0".repeat(SIGNS),
+            &"0".repeat(10_000),
+            "ü",
+        ] {
             assert_eq!(bad.parse::<BreakGlassCode>(), Err(ParseCodeError), "{bad}");
         }
         // One wrong sign, or two neighbors swapped, is noticed but for one time in a thousand.

@@ -192,9 +192,10 @@ mod tests {
             in_survival_set: flags.contains('s'),
         };
         let decision = policy.evaluate(&facts);
-        let id = match &decision.cause {
-            DecisionCause::Rule(id) | DecisionCause::Manifest(id) => id.as_str(),
-            _ => "",
+        let id = if let DecisionCause::Rule(id) | DecisionCause::Manifest(id) = &decision.cause {
+            id.as_str()
+        } else {
+            ""
         };
         assert_eq!(format!("{:?} {} {id}", decision.verdict, decision.cause.code()).trim_end(), expected);
     }

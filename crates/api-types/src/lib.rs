@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod audit_entry;
+pub mod break_glass;
 pub mod bulk;
 pub mod date_time;
 pub mod duration;

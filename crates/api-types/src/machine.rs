@@ -120,6 +120,8 @@ pub struct ExecutionRestriction {
     /// How many refused executions were lost on the machine, for want of room, before they were reported.
     #[schema(examples(0))]
     pub events_dropped: u64,
+    /// When a break-glass code lifted the restriction on the machine itself; null after the next order.
+    pub broken_glass_at: Option<DateTimeUtc>,
 }
 
 /// Gives a machine a tag, or takes it. Key names are case sensitive.
@@ -237,6 +239,7 @@ impl From<Restriction> for ExecutionRestriction {
             backend: restriction.tier.map(|tier| tier.name().to_owned()),
             ends_at: restriction.ends_at.map(DateTimeUtc::from),
             events_dropped: restriction.events_dropped,
+            broken_glass_at: restriction.broken_glass_at.map(DateTimeUtc::from),
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct Role {
     )]
     pub description: String,
     /// What it allows: `View data`, `Active remediation actions`, `Alerts investigation`, `Manage security settings`,
-    /// `Manage portal system settings`, `Bulk remediation`.
+    /// `Manage portal system settings`, `Bulk remediation`, `Break-glass codes`.
     #[serde(default)]
     #[schema(inline, value_type = Vec<RightName>)]
     pub rights: Vec<String>,

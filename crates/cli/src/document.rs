@@ -476,7 +476,7 @@ mod tests {
             "kind = \"role\"\nname = \"r\"\nrights = [\"Fly\"]\n",
             Language::Toml,
             &expect![[
-                r#"FILE: "Fly" is no right; there are: View data, Active remediation actions, Alerts investigation, Manage security settings, Manage portal system settings, Bulk remediation"#
+                r#"FILE: "Fly" is no right; there are: View data, Active remediation actions, Alerts investigation, Manage security settings, Manage portal system settings, Bulk remediation, Break-glass codes"#
             ]],
         );
         check(

@@ -8,6 +8,7 @@
 mod access;
 mod caller;
 
+mod break_glass;
 mod bulk;
 mod machine;
 mod machine_action;
@@ -42,6 +43,7 @@ use orders::{PublicKey, SigningKey};
 use store::Store;
 
 pub use app::{AppDraft, KeyDraft};
+pub use break_glass::{ReportedBreakGlass, ShownCode};
 pub use bulk::{BulkOutcome, BulkPlan, BulkRequest, BulkResult, BulkTargets};
 pub use caller::{Bearer, Caller, Groups};
 pub use error::{Error, Result};

@@ -111,6 +111,10 @@ fn look_up(tx: &Tx<'_>, id: MachineId) -> Result<Lookup> {
     let Some(action) = machine_action_by_generation(tx, id, restriction.wanted_generation)? else {
         return Ok(Lookup::Nothing);
     };
+    // What was lifted on the machine itself is not brought back by the order that it was lifted from.
+    if action.kind.desired() != restriction.desired {
+        return Ok(Lookup::Nothing);
+    }
     // What is over is not begun again, and an order of it would be refused.
     if action.ends_at.is_some_and(|ends_at| ends_at <= now()) {
         return Ok(Lookup::Nothing);

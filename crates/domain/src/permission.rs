@@ -14,17 +14,20 @@ pub enum Permission {
     MachineRestrictExecution,
     /// Restrict and unrestrict more machines by one call than the blast-radius limit admits.
     CordonBulkRemediation,
+    /// See the break-glass codes of machines.
+    CordonBreakGlass,
     /// Administer apps, people, groups, enrollment tokens, policies and settings, and read the audit log.
     CordonAdminister,
 }
 
 impl Permission {
     /// Every permission.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::MachineReadAll,
         Self::MachineReadWriteAll,
         Self::MachineRestrictExecution,
         Self::CordonBulkRemediation,
+        Self::CordonBreakGlass,
         Self::CordonAdminister,
     ];
 
@@ -35,6 +38,7 @@ impl Permission {
             Self::MachineReadWriteAll => "Machine.ReadWrite.All",
             Self::MachineRestrictExecution => "Machine.RestrictExecution",
             Self::CordonBulkRemediation => "Cordon.BulkRemediation",
+            Self::CordonBreakGlass => "Cordon.BreakGlass",
             Self::CordonAdminister => "Cordon.Administer",
         }
     }
@@ -44,9 +48,10 @@ impl Permission {
         match self {
             Self::MachineReadAll => "Machine.Read",
             Self::MachineReadWriteAll => "Machine.ReadWrite",
-            Self::MachineRestrictExecution | Self::CordonBulkRemediation | Self::CordonAdminister => {
-                self.name()
-            }
+            Self::MachineRestrictExecution
+            | Self::CordonBulkRemediation
+            | Self::CordonBreakGlass
+            | Self::CordonAdminister => self.name(),
         }
     }
 
@@ -67,7 +72,7 @@ impl fmt::Display for Permission {
     }
 }
 
-/// One right that a role gives to people, in the words of the vendor's portal; the last is ours.
+/// One right that a role gives to people, in the words of the vendor's portal; the last two are ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Right {
     /// Read machines, machine actions, execution events and policies.
@@ -82,17 +87,20 @@ pub enum Right {
     ManagePortalSystemSettings,
     /// Restrict or unrestrict more machines by one call than the blast-radius limit admits.
     BulkRemediation,
+    /// See the break-glass codes of machines.
+    BreakGlass,
 }
 
 impl Right {
     /// Every right.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ViewData,
         Self::ActiveRemediationActions,
         Self::AlertsInvestigation,
         Self::ManageSecuritySettings,
         Self::ManagePortalSystemSettings,
         Self::BulkRemediation,
+        Self::BreakGlass,
     ];
 
     /// The right's name, as the portal shows it.
@@ -104,6 +112,7 @@ impl Right {
             Self::ManageSecuritySettings => "Manage security settings",
             Self::ManagePortalSystemSettings => "Manage portal system settings",
             Self::BulkRemediation => "Bulk remediation",
+            Self::BreakGlass => "Break-glass codes",
         }
     }
 
@@ -120,6 +129,7 @@ impl Right {
             Self::ManageSecuritySettings => 1 << 3,
             Self::ManagePortalSystemSettings => 1 << 4,
             Self::BulkRemediation => 1 << 5,
+            Self::BreakGlass => 1 << 6,
         }
     }
 }
@@ -203,6 +213,9 @@ impl Requirement {
     /// Restricting, unrestricting and cancelling.
     pub const RESTRICT: Self =
         Self { permissions: &[Permission::MachineRestrictExecution], right: Right::ActiveRemediationActions };
+    /// Seeing a machine's break-glass code.
+    pub const BREAK_GLASS: Self =
+        Self { permissions: &[Permission::CordonBreakGlass], right: Right::BreakGlass };
     /// Administration of what machines may run and how they enroll.
     pub const ADMINISTER_SECURITY: Self =
         Self { permissions: &[Permission::CordonAdminister], right: Right::ManageSecuritySettings };

@@ -201,6 +201,8 @@ pub struct Restriction {
     pub policy_digest: Option<Sha256Digest>,
     /// When the restriction ends by itself.
     pub ends_at: Option<crate::time::Timestamp>,
+    /// When a break-glass code lifted the restriction on the machine itself, until the next order.
+    pub broken_glass_at: Option<crate::time::Timestamp>,
     /// What the machine last reported.
     pub reported: Reported,
     /// The generation that the machine last reported as in force.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use api_types::break_glass::BreakGlassCode;
 use control_plane::{AppDraft, Caller};
 use domain::permission::Permission;
 use domain::time::Timestamp;
@@ -15,6 +16,7 @@ use crate::certificate_authority::CertificateAuthority;
 use crate::config::Config;
 use crate::data_dir::DataDirError;
 use crate::issuer::KeyFolder;
+use crate::routes;
 use crate::server::{ISSUER_KEYS, Parts, StartError};
 use crate::state::now;
 
@@ -129,6 +131,15 @@ pub async fn init(config: &Config, options: InitOptions) -> Result<Initialized, 
         ca_certificate: CertificateAuthority::certificate_path(&parts.data),
         enrollment_token,
     })
+}
+
+/// Shows the next break-glass code of a machine (id or name), as whoever may run the server's command line.
+///
+/// # Errors
+/// When the folder is in use by a server that runs, and as the API's operation.
+pub async fn break_glass_code(config: &Config, machine: &str) -> Result<BreakGlassCode, StartError> {
+    let parts = Parts::open(config, None).await?;
+    Ok(routes::break_glass::wire(parts.control.break_glass_code_show(&Caller::operator(), machine).await?))
 }
 
 /// Replaces the issuer's keys: every token that was issued so far ends. A running server follows within a minute.

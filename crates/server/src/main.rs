@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cordon_server::config::{Config, LogFormat};
-use cordon_server::init::{ExistingApps, InitOptions, init, rotate_keys};
+use cordon_server::init::{ExistingApps, InitOptions, break_glass_code, init, rotate_keys};
 use cordon_server::server::Server;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -31,6 +31,15 @@ enum Command {
     Init(Init),
     /// Checks the settings and prints those in force.
     CheckConfig,
+    /// Shows the next break-glass code of a machine, once, as the API does. For when there is no API: stop the server first.
+    BreakGlassCode {
+        /// The machine's id or name.
+        #[arg(value_name = "ID|NAME")]
+        machine: String,
+        /// The form of the output.
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
     /// Replaces the keys that sign tokens: every token issued so far ends. A running server follows within a minute.
     RotateKeys,
     /// Prints the API document (OpenAPI 3.1), as it is for no tenant. A running server serves its own at /openapi.json.
@@ -81,6 +90,13 @@ fn start() -> Result<()> {
         }
         Command::Init(options) => initialize(&config, &options),
         Command::CheckConfig => print(&toml::to_string(&config)?),
+        Command::BreakGlassCode { machine, output } => {
+            let shown = runtime()?.block_on(break_glass_code(&config, &machine))?;
+            match output {
+                Output::Text => print(&format!("{}\n", shown.code)),
+                Output::Json => print(&format!("{}\n", serde_json::to_string(&shown)?)),
+            }
+        }
         Command::RotateKeys => Ok(rotate_keys(&config)?),
         Command::Openapi => print(cordon_server::openapi::committed()),
     }

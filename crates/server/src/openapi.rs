@@ -432,6 +432,9 @@ fn permission(permission: Permission) -> &'static str {
         Permission::CordonBulkRemediation => {
             "Restrict and unrestrict more machines at once than the blast-radius limit admits"
         }
+        Permission::CordonBreakGlass => {
+            "See the break-glass codes of machines, which lift a restriction on the machine itself"
+        }
         Permission::CordonAdminister => {
             "Administer apps, people, groups, enrollment tokens, policies and settings, and read the audit log"
         }

@@ -13,6 +13,7 @@ use std::sync::LazyLock;
 
 use api_types::app::{App, AppCreate, AppCreated, AppKey, AppKeyCreate, AppSecret};
 use api_types::audit_entry::AuditEntry;
+use api_types::break_glass::BreakGlassCode;
 use api_types::bulk::{BulkReply, BulkRequest};
 use api_types::enrollment_token::{EnrollmentToken, EnrollmentTokenCreate, EnrollmentTokenCreated};
 use api_types::execution_event::ExecutionEvent;
@@ -38,8 +39,8 @@ use crate::routes::execution_event::EventQuery;
 use crate::routes::impact_preview::PreviewQuery;
 use crate::routes::policy::{ApplyQuery, DiffQuery};
 use crate::routes::{
-    app, audit_entry, bulk, enrollment_token, execution_event, impact_preview, machine, machine_action,
-    machine_group, metadata, policy, role, settings, user, vendor,
+    app, audit_entry, break_glass, bulk, enrollment_token, execution_event, impact_preview, machine,
+    machine_action, machine_group, metadata, policy, role, settings, user, vendor,
 };
 use crate::state::AppState;
 use crate::{agents, issuer, openapi};
@@ -111,6 +112,12 @@ pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
             .heeds(["Idempotency-Key", "Prefer"])
             .refuses(["ActiveRequestAlreadyExists", "ClientVersionNotSupported", "OsPlatformNotSupported"])
             .answers::<Entity<MachineAction>>(201),
+        post("/api/machines/{machine}/breakGlassCode", Requirement::BREAK_GLASS, break_glass::show)
+            .summary("Show the next break-glass code of a machine")
+            .detail("The reply has it, this once. It lifts the restriction on the machine itself, without a network, and works once.")
+            .detail("What was shown before counts until a later one was used, or for a day where the machine is connected.")
+            .refuses(["DisallowedOperation"])
+            .answers::<BreakGlassCode>(201),
         get("/api/machineactions", Requirement::READ, machine_action::list)
             .summary("List machine actions, newest first")
             .odata(&MACHINE_ACTIONS)

@@ -2,6 +2,7 @@
 //!
 //! Deliberately without rules: who may call is checked in front of them, what then happens is `control-plane`'s.
 
+pub(crate) mod break_glass;
 pub(crate) mod bulk;
 pub(crate) mod machine;
 pub(crate) mod machine_action;

@@ -14,6 +14,7 @@ pub mod machine_action;
 mod access;
 pub mod app;
 pub mod audit_entry;
+pub mod break_glass;
 mod checkpoint;
 pub mod enrollment_token;
 mod error;

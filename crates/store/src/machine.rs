@@ -26,7 +26,7 @@ pub use tag::{machine_tag_add, machine_tag_count, machine_tag_remove};
 pub(crate) const COLUMNS: &str = "id, incarnation, computer_dns_name, os_platform, os_version, os_build, \
     os_architecture, agent_version, ip_addresses, last_external_ip, connected_at, tier, tier_missing, first_seen, \
     last_seen, desired_restricted, desired_generation, wanted_generation, policy_name, policy_digest, ends_at, \
-    reported_restricted, reported_generation, reported_since, events_dropped, machine_group, \
+    broken_glass_at, reported_restricted, reported_generation, reported_since, events_dropped, machine_group, \
     (SELECT name FROM machine_group WHERE machine_group.id = machine.machine_group) AS group_name, \
     (SELECT string_agg(tag, '\n') FROM machine_tag WHERE machine_tag.machine = machine.id) AS tags";
 
@@ -231,7 +231,7 @@ pub fn machine_desire(
     let mut statement = tx.0.prepare_cached(
         "UPDATE machine SET desired_restricted = $2, desired_generation = desired_generation + 1, \
          wanted_generation = desired_generation + 1, policy_name = coalesce($3, policy_name), \
-         policy_digest = coalesce($4, policy_digest), ends_at = $5 WHERE id = $1 RETURNING desired_generation",
+         policy_digest = coalesce($4, policy_digest), ends_at = $5, broken_glass_at = NULL WHERE id = $1 RETURNING desired_generation",
     )?;
     let mut rows = statement.query(params![
         id.to_string(),
@@ -290,8 +290,8 @@ pub fn machine_desire_many(
 
 const DESIRE_IF_UNCHANGED: &str = "UPDATE machine SET desired_restricted = $2, \
     desired_generation = desired_generation + 1, wanted_generation = desired_generation + 1, \
-    policy_name = coalesce($3, policy_name), policy_digest = coalesce($4, policy_digest), ends_at = $5 \
-    WHERE id = $1 AND desired_generation = $6 AND +machine_group = $7";
+    policy_name = coalesce($3, policy_name), policy_digest = coalesce($4, policy_digest), ends_at = $5, \
+    broken_glass_at = NULL WHERE id = $1 AND desired_generation = $6 AND +machine_group = $7";
 
 fn end_of(desired: Desired, ends_at: Option<Timestamp>) -> Option<i64> {
     match desired {
@@ -378,6 +378,7 @@ pub(crate) fn read(row: &Row<'_>) -> Result<Machine, StoreError> {
             policy_name: row.get("policy_name")?,
             policy_digest: parsed_or_none(row, "policy_digest")?,
             ends_at: time_or_none(row, "ends_at")?,
+            broken_glass_at: time_or_none(row, "broken_glass_at")?,
             reported: match reported {
                 None => Reported::Unknown,
                 Some(0) => Reported::Released,

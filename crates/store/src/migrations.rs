@@ -12,6 +12,7 @@ const STEPS: &[(&str, &str)] = &[
     ("0003_lists", include_str!("../migrations/0003_lists.sql")),
     ("0004_sessions", include_str!("../migrations/0004_sessions.sql")),
     ("0005_policy_settings", include_str!("../migrations/0005_policy_settings.sql")),
+    ("0006_break_glass", include_str!("../migrations/0006_break_glass.sql")),
     ("0007_preview", include_str!("../migrations/0007_preview.sql")),
     ("0008_impact_preview", include_str!("../migrations/0008_impact_preview.sql")),
 ];

@@ -43,6 +43,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0003_lists.sql", "fee283d06d239ed83e85f2773c041cc2bb231b9de95fc0ed743857969254b767"),
     ("0004_sessions.sql", "37f06cdd7fed928e0d73305a895ed2b357ff0893f300b5255c0bc3bc40b4604e"),
     ("0005_policy_settings.sql", "74a68cc63ee33110440738df198d1ad1367a37a3e1ca7d928adf1136e449b72c"),
+    ("0006_break_glass.sql", "09408188e17796cd33422ff4df3fc403ec3743ba20bc631b152759ff5e07c411"),
     ("0007_preview.sql", "b018dd9bd767ec95b2b18d63713a6e23124962b56a04746cb4535f8b2ac7724d"),
     ("0008_impact_preview.sql", "a91c77ccef80626e9a7236f9b84774b5ec2f2abcc2e422fe9a9b8185d4aefe0a"),
 ];

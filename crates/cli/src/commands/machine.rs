@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use api_types::break_glass::BreakGlassCode;
 use api_types::date_time::DateTimeUtc;
 use api_types::machine::{AvailableAction, ExecutionRestriction, Machine, TagRequest};
 use api_types::machine_action::ActionRequest;
@@ -18,7 +19,7 @@ use crate::output::record;
 use crate::session::Session;
 use crate::table::{Fit, Table};
 use crate::text::seconds;
-use crate::{duration, moment, wait};
+use crate::{confirm, duration, moment, wait};
 
 /// See machines, restrict them and lift the restriction
 #[derive(Debug, Subcommand)]
@@ -66,6 +67,18 @@ pub(crate) enum MachineCommand {
     Unrestrict(ChangeArguments),
     #[command(subcommand)]
     Tag(TagCommand),
+    /// Show the next break-glass code of a machine, once
+    ///
+    /// Whoever is root on the machine types it at `cordon-gate break-glass`. It lifts the restriction there, without a
+    /// network, and works once. That it was shown is recorded, and that it was used, when the machine is connected again.
+    BreakGlassCode {
+        /// The machine's id or name
+        #[arg(value_name = "ID|NAME", value_parser = NonEmptyStringValueParser::new())]
+        machine: String,
+        /// Do not ask before it is shown
+        #[arg(short, long)]
+        yes: bool,
+    },
 }
 
 /// Give machines tags, or take them
@@ -161,6 +174,18 @@ pub(crate) async fn run(command: &MachineCommand, session: &Session) -> Result<O
         MachineCommand::Unrestrict(arguments) => {
             return change(session, arguments, Change::Unrestrict, None, None).await;
         }
+        MachineCommand::BreakGlassCode { machine, yes } => {
+            confirm::require_answerable(*yes, "to show a break-glass code")?;
+            if !yes {
+                let question = format!(
+                    "show a code that lifts the restriction of {machine} on the machine itself? It is recorded that you saw it"
+                );
+                confirm::ask(&question)?;
+            }
+            let reply = client.post_nothing(&["api", "machines", machine, "breakGlassCode"]).await?;
+            output.entity(&reply, code)?;
+            session.progress.note("The code is shown this once, and works once: cordon-gate break-glass, as root on the machine.");
+        }
         MachineCommand::Tag(TagCommand::Add(arguments)) => tag(session, arguments, "Add").await?,
         MachineCommand::Tag(TagCommand::Remove(arguments)) => tag(session, arguments, "Remove").await?,
     }
@@ -213,6 +238,15 @@ async fn one(
     }
 }
 
+fn code(shown: &BreakGlassCode) -> String {
+    record([
+        ("name", Some(shown.computer_dns_name.clone())),
+        ("id", Some(shown.machine_id.clone())),
+        ("number", Some(shown.number.to_string())),
+        ("code", Some(shown.code.clone())),
+    ])
+}
+
 fn table_of_available(actions: &[AvailableAction]) -> Table {
     let columns = [("ACTION", Fit::Whole), ("AVAILABLE", Fit::Whole), ("WHY NOT", Fit::Cut)];
     Table::new(&columns, actions, |action| {
@@ -256,6 +290,7 @@ fn shown(machine: &Machine) -> String {
         ("since", restriction.since.map(|since| since.to_string())),
         ("policy", restriction.policy.clone()),
         ("ends", restriction.ends_at.map(|ends| ends.to_string())),
+        ("lifted", restriction.broken_glass_at.map(|at| format!("by a break-glass code at {at}"))),
         ("enforced by", restriction.backend.clone()),
         ("events lost", (restriction.events_dropped > 0).then(|| restriction.events_dropped.to_string())),
         ("machine group", machine.rbac_group_name.clone()),

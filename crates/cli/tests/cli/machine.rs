@@ -307,3 +307,30 @@ fn an_action_is_shown_waited_for_and_cancelled() {
     assert_eq!(calls[3].body, r#"{"Comment":"mistake"}"#);
     assert_eq!(program.run(&["action", "show", "not-an-id"]).code, 2);
 }
+
+#[test]
+fn a_break_glass_code_is_shown_after_a_question_only() {
+    let server = StandIn::start(|_, _| {
+        Answer::created(&serde_json::json!({
+            "machineId": MACHINE_ID, "computerDnsName": "lab-042",
+            "code": "7K3M-9QXT-0B5R-EVW2-H8CN-4YZA-JD6P", "number": 3
+        }))
+    });
+    let program = Program::of(&server);
+    let refused = program.run(&["machine", "break-glass-code", "lab-042"]);
+    assert!(refused.stderr.contains("asks first") && refused.stdout.is_empty(), "{refused:?}");
+    assert!(server.calls().is_empty(), "a code that nobody sees is not shown");
+    let shown = program.run(&["machine", "break-glass-code", "lab-042", "--yes"]);
+    expect![[r#"
+        name    lab-042
+        id      0f3c9a7be1d2445566778899aabbccddeeff0011
+        number  3
+        code    7K3M-9QXT-0B5R-EVW2-H8CN-4YZA-JD6P
+    "#]]
+    .assert_eq(shown.result());
+    assert!(shown.stderr.contains("shown this once"), "{}", shown.stderr);
+    let json = program.run(&["machine", "break-glass-code", "lab-042", "-y", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(json.result()).unwrap();
+    assert_eq!(json["code"], "7K3M-9QXT-0B5R-EVW2-H8CN-4YZA-JD6P");
+    assert_eq!(server.calls()[0].line, "POST /api/machines/lab-042/breakGlassCode");
+}

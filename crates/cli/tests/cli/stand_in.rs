@@ -434,6 +434,7 @@ pub(crate) fn machine(name: &str) -> Machine {
             backend: Some("fanotify".to_owned()),
             ends_at: None,
             events_dropped: 0,
+            broken_glass_at: None,
         },
     }
 }

@@ -71,6 +71,7 @@ async fn answers(control: &ControlPlane, caller: &Caller) -> Vec<(&'static str, 
         ("machine_fetch", control.machine_fetch(caller, "m").await.map(drop)),
         ("machine_list", control.machine_list(caller, machines()).await.map(drop)),
         ("machine_list_by_ip", control.machine_list_by_ip(caller, REMOTE, now).await.map(drop)),
+        ("break_glass_code_show", control.break_glass_code_show(caller, "m").await.map(drop)),
         ("machine_tag", control.machine_tag(caller, "m", "t", TagChange::Add).await.map(drop)),
         ("machine_restrict", control.machine_restrict(caller, "m", request()).await.map(drop)),
         ("machine_unrestrict", control.machine_unrestrict(caller, "m", request()).await.map(drop)),
@@ -144,9 +145,12 @@ fn allowed(permission: Permission) -> impl Fn(&str) -> bool {
             Permission::MachineReadWriteAll => reads || name == "machine_tag",
             Permission::MachineRestrictExecution => RESTRICTS.contains(&name),
             Permission::CordonBulkRemediation => false,
+            Permission::CordonBreakGlass => name == "break_glass_code_show",
             Permission::CordonAdminister => {
                 let other = READS.contains(&name) || RESTRICTS.contains(&name);
-                !other && !["execution_event_list", "machine_tag", "machine_bulk_plan"].contains(&name)
+                let others =
+                    ["execution_event_list", "machine_tag", "machine_bulk_plan", "break_glass_code_show"];
+                !other && !others.contains(&name)
             }
         }
     }
@@ -178,6 +182,8 @@ async fn every_use_case_asks_people_for_a_right() {
                 right == Right::ViewData
             } else if RESTRICTS.contains(&name) {
                 right == Right::ActiveRemediationActions
+            } else if name == "break_glass_code_show" {
+                right == Right::BreakGlass
             } else if name == "machine_bulk_plan" {
                 // It restricts and reads: one right alone is never enough.
                 false

@@ -21,7 +21,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use control_plane::ControlPlane;
+use control_plane::{ControlPlane, ReportedBreakGlass};
 use domain::digest::Sha256Digest;
 use domain::machine::MachineId;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -39,6 +39,8 @@ const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
 const SEND_TIME_MAX: Duration = Duration::from_secs(30);
 /// How often the machine is asked for a sign of life.
 const PING_EVERY: Duration = Duration::from_secs(25);
+/// How often it is looked whether a machine is to hold other break-glass codes.
+const BREAK_GLASS_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How long a machine may say nothing, not even the answer to a ping.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -99,6 +101,7 @@ async fn serve(
     };
     require_version(&hello)?;
     let (reported, held) = (convert::reported(&hello.restriction)?, convert::digests(&hello.policies)?);
+    let break_glass = convert::break_glass(&hello.restriction)?;
     // Entered before the first look at the state, so that no change is missed in between.
     let entered = state
         .hub
@@ -130,7 +133,10 @@ async fn serve(
         held,
         answered: None,
         repeat_after: Duration::from_secs(state.config.heartbeat_seconds.into()),
+        break_glass: None,
     };
+    // Before the order: a use may have ended what it wants.
+    session.take_break_glass(break_glass).await?;
     session.run().await
 }
 
@@ -166,6 +172,8 @@ struct Session<'a> {
     answered: Option<(u64, Instant)>,
     /// How long until an order that has its receipt is sent again because a heartbeat lacks it.
     repeat_after: Duration,
+    /// What the machine last reported of break-glass, and when it was taken up.
+    break_glass: Option<(ReportedBreakGlass, Instant)>,
 }
 
 impl Session<'_> {
@@ -335,9 +343,28 @@ impl Session<'_> {
 
     /// Takes a heartbeat. A machine that lacks its order is sent it again.
     async fn take_report(&mut self, report: &RestrictionReport) -> Result<(), End> {
-        let reported = convert::reported(report)?;
+        let (reported, break_glass) = (convert::reported(report)?, convert::break_glass(report)?);
         self.control.machine_reported(self.machine, reported).await.map_err(refused)?;
+        self.take_break_glass(break_glass).await?;
         self.offer_order().await
+    }
+
+    /// Takes up what the machine reports of break-glass when it says something else than before, and now and then: codes
+    /// that were shown do not count forever. An older agent reports nothing, and would not understand a statement.
+    async fn take_break_glass(&mut self, reported: Option<ReportedBreakGlass>) -> Result<(), End> {
+        let Some(reported) = reported else { return Ok(()) };
+        let is_known = self
+            .break_glass
+            .as_ref()
+            .is_some_and(|(known, at)| *known == reported && at.elapsed() < BREAK_GLASS_EVERY);
+        if is_known {
+            return Ok(());
+        }
+        self.break_glass = Some((reported.clone(), Instant::now()));
+        match self.control.break_glass_reported(self.machine, reported).await.map_err(refused)? {
+            Some(envelope) => self.line.send(&FromServer::BreakGlass { envelope }).await,
+            None => Ok(()),
+        }
     }
 
     async fn take_receipt(&mut self, envelope: &str) -> Result<(), End> {

@@ -399,6 +399,7 @@ pub(super) fn descriptions(permissions: &[Permission]) -> impl Iterator<Item = &
         Permission::MachineReadWriteAll => "see machines and change their tags",
         Permission::MachineRestrictExecution => "restrict and release the execution of programs on machines",
         Permission::CordonBulkRemediation => "do so on many machines at once",
+        Permission::CordonBreakGlass => "see codes that release machines without a network",
         Permission::CordonAdminister => "administer Cordon: apps, people, policies and settings",
     })
 }

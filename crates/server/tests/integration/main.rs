@@ -15,6 +15,7 @@ mod machine_action;
 mod access;
 mod app;
 mod audit_entry;
+mod break_glass;
 mod bulk;
 mod enrollment_token;
 mod execution_event;

@@ -28,8 +28,9 @@ R  Machine.Read.All             V  View data                        R  Machine.R
 W  Machine.ReadWrite.All        A  Active remediation actions       W  Machine.ReadWrite
 X  Machine.RestrictExecution    I  Alerts investigation             X  Machine.RestrictExecution
 B  Cordon.BulkRemediation       S  Manage security settings         B  Cordon.BulkRemediation
-C  Cordon.Administer            P  Manage portal system settings    C  Cordon.Administer
-                                B  Bulk remediation
+G  Cordon.BreakGlass            P  Manage portal system settings    G  Cordon.BreakGlass
+C  Cordon.Administer            B  Bulk remediation                 C  Cordon.Administer
+                                G  Break-glass codes
 
 ";
 
@@ -57,8 +58,8 @@ async fn permission_matrix() {
     let none = [server.sign_in("nobody", &Permission::ALL).await];
 
     let mut matrix = HEAD.to_owned();
-    writeln!(matrix, "{:70} app        right        scope      none", "").unwrap();
-    writeln!(matrix, "{:70} R W X B C  V A I S P B  R W X B C", "").unwrap();
+    writeln!(matrix, "{:70} app          right          scope        none", "").unwrap();
+    writeln!(matrix, "{:70} R W X B G C  V A I S P B G  R W X B G C", "").unwrap();
     for route in ROUTES.iter() {
         let mut line = format!("{:6} {:62}", route.method.as_str(), route.path);
         for clients in [&apps[..], &rights, &scopes, &none] {

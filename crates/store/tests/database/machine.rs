@@ -36,6 +36,7 @@ async fn a_machine_is_kept_as_it_enrolled_and_connected() {
             policy_name: None,
             policy_digest: None,
             ends_at: None,
+            broken_glass_at: None,
             reported: Reported::Unknown,
             reported_generation: 0,
             tier: None,

@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 
 use agent_protocol as protocol;
-use control_plane::ReportedState;
+use control_plane::{ReportedBreakGlass, ReportedState};
 use domain::digest::Sha256Digest;
 use domain::execution_event::ExecutionEvent;
 use domain::impact_preview::{ImpactPreview, RefusedFile};
 use domain::machine::{Capabilities, IpAddress, System};
 use domain::restriction::Tier;
 use domain::time::Timestamp;
+use orders::CodeNumber;
 
 use super::End;
 
@@ -48,6 +49,17 @@ pub(super) fn reported(report: &protocol::RestrictionReport) -> Result<ReportedS
         generation: count(report.generation)?,
         restricted: report.restricted,
     })
+}
+
+/// What the machine reports of break-glass; none from an agent or a gate that does not know of it.
+pub(super) fn break_glass(report: &protocol::RestrictionReport) -> Result<Option<ReportedBreakGlass>, End> {
+    let Some(glass) = &report.break_glass else { return Ok(None) };
+    let number = CodeNumber {
+        store_epoch: count(glass.store_epoch)?,
+        incarnation: count(glass.incarnation)?,
+        serial: count(glass.first)?,
+    };
+    Ok(Some(ReportedBreakGlass { held: (number.serial > 0).then_some(number), log: glass.log.clone() }))
 }
 
 /// A number that the database can hold.

@@ -5,15 +5,18 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
 use agent_protocol::{
-    ENROLL_PATH, EnrollReply, EnrollRequest, ExecutionEvent, FromAgent, FromServer, Heartbeat, Hello,
-    ImpactPreview, Interface, LINK_PATH, PROTOCOL_VERSION, PreviewReport, PreviewState, RefusedFile,
-    RestrictionReport,
+    BreakGlassReport, ENROLL_PATH, EnrollReply, EnrollRequest, ExecutionEvent, FromAgent, FromServer,
+    Heartbeat, Hello, ImpactPreview, Interface, LINK_PATH, PROTOCOL_VERSION, PreviewReport, PreviewState,
+    RefusedFile, RestrictionReport,
 };
 use domain::machine::MachineId;
 use domain::restriction::{CanaryOutcome, Desired, Fence, Probe, Tier};
 use domain::time::Timestamp;
 use futures_util::{SinkExt as _, StreamExt as _};
-use orders::{Order, Outcome, PublicKey, Receipt, SigningKey, TrustedKeys, VerifiedOrder, VerifiedPolicy};
+use orders::{
+    BreakGlassLog, BreakGlassUse, Order, Outcome, PublicKey, Receipt, SigningKey, TrustedKeys,
+    VerifiedBreakGlass, VerifiedOrder, VerifiedPolicy,
+};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -90,6 +93,9 @@ struct Gate {
     order: Option<Order>,
     /// The last answer to an order, until the server has it.
     receipt: Option<(u64, String)>,
+    /// The break-glass codes held, and those that were used.
+    statement: Option<VerifiedBreakGlass>,
+    uses: Vec<BreakGlassUse>,
 }
 
 impl Machine {
@@ -124,6 +130,8 @@ impl Machine {
                 policies: HashSet::new(),
                 order: None,
                 receipt: None,
+                statement: None,
+                uses: Vec::new(),
             })),
             id: reply.machine,
             description,
@@ -144,6 +152,25 @@ impl Machine {
     /// The gate's public key.
     pub(crate) fn gate_key(&self) -> String {
         self.gate.lock().unwrap().key.public_key().to_string()
+    }
+
+    /// The serial of the first break-glass code that the gate holds.
+    pub(crate) fn first_code(&self) -> Option<u64> {
+        self.gate.lock().unwrap().statement.as_ref().map(|held| held.statement().first.serial)
+    }
+
+    /// Somebody types a break-glass code on the machine; whether it lifts the restriction.
+    pub(crate) fn break_glass(&self, code: &str) -> bool {
+        let mut gate = self.gate.lock().unwrap();
+        let held = gate.statement.as_ref().expect("codes");
+        let number = held.number_of(&code.parse().unwrap());
+        let last = gate.uses.last().map(|used| used.code);
+        let Some(code) = number.filter(|number| last.is_none_or(|last| *number > last)) else { return false };
+        let at = Timestamp::from(std::time::SystemTime::now());
+        let used = BreakGlassUse { code, generation: gate.fence.generation, at };
+        gate.uses.push(used);
+        gate.restricted = false;
+        true
     }
 
     /// Carries out the order that was accepted last, with no connection to say so.
@@ -281,6 +308,11 @@ impl Gate {
                 Vec::new()
             }
             FromServer::Order { envelope } => self.meet(envelope, behavior),
+            FromServer::BreakGlass { envelope } => {
+                let verified = VerifiedBreakGlass::verify(envelope.as_bytes(), &self.trusted, self.machine);
+                self.statement = Some(verified.unwrap());
+                vec![FromAgent::Heartbeat(Heartbeat { restriction: self.report() })]
+            }
             FromServer::ReceiptStored { generation } => {
                 self.receipt.take_if(|(stored, _)| stored == generation);
                 Vec::new()
@@ -311,6 +343,18 @@ impl Gate {
             | FromServer::BreakGlass { .. }
             | FromServer::ExecutionsStored { .. }
             | FromServer::Goodbye { .. } => Vec::new(),
+        }
+    }
+
+    fn break_glass(&self) -> BreakGlassReport {
+        let first = self.statement.as_ref().map(|held| held.statement().first);
+        let log = BreakGlassLog { machine: self.machine, uses: self.uses.clone() };
+        let log = (!self.uses.is_empty()).then(|| String::from_utf8(log.sign(&self.key).to_bytes()).unwrap());
+        BreakGlassReport {
+            store_epoch: first.map_or(0, |first| first.store_epoch),
+            incarnation: first.map_or(0, |first| first.incarnation),
+            first: first.map_or(0, |first| first.serial),
+            log,
         }
     }
 
@@ -392,7 +436,7 @@ impl Gate {
             generation: self.fence.generation,
             restricted: self.restricted,
             policy: self.policy.clone(),
-            break_glass: None,
+            break_glass: Some(self.break_glass()),
         }
     }
 }

@@ -340,7 +340,6 @@ impl Gate {
                 vec![FromAgent::Preview(Box::new(report))]
             }
             FromServer::Welcome(_)
-            | FromServer::BreakGlass { .. }
             | FromServer::ExecutionsStored { .. }
             | FromServer::Goodbye { .. } => Vec::new(),
         }

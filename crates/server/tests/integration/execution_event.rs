@@ -32,6 +32,14 @@ async fn a_refused_execution_is_reported() {
         "parentProcessId": 4241,
         "userId": 1000,
         "parentProgram": "/usr/bin/bash",
+        "hook": "execute",
+        "cgroup": null,
+        "containerId": null,
+        "interpreter": null,
+        "script": null,
+        "policy": null,
+        "policyRevision": null,
+        "audited": false,
         "count": 3,
     }]);
     assert_eq!(list["value"], expected);

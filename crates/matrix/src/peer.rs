@@ -1,10 +1,10 @@
 //! fapolicyd in the place of the gate: the peer that the rows are also run against, to compare.
 //!
-//! Debian's package with the rules that it ships. It trusts what packages shipped and, like our policy, this program and
+//! Debian's package with upstream's rules. It trusts what packages shipped and, like our policy, this program and
 //! the helpers. It never starts by itself: images mask its service.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,22 @@ use crate::log::Log;
 const PROGRAM: &str = "/usr/sbin/fapolicyd";
 /// What it writes about refusals.
 const LOG: &str = "/var/log/fapolicyd.log";
+/// Its settings.
+const SETTINGS: &str = "/etc/fapolicyd/fapolicyd.conf";
+/// The rules.
+const RULES: &[&str] = &[
+    "10-languages",
+    "20-dracut",
+    "21-updaters",
+    "30-patterns",
+    "40-bad-elf",
+    "41-shared-obj",
+    "42-trusted-elf",
+    "70-trusted-lang",
+    "72-shell",
+    "90-deny-execute",
+    "95-allow-open",
+];
 /// It reads its database of trust first, emulated.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -40,6 +56,18 @@ impl Peer {
             trust.push_str(&format!("{} {} {}\n", file.display(), bytes.len(), digest(&bytes)));
         }
         fs::write("/etc/fapolicyd/fapolicyd.trust", trust)?;
+        // Debian's package has upstream's rules as samples only. These are the ones that upstream's own package installs
+        // ("known-libs" in their README-rules), and this is the database of a machine with dpkg.
+        for rule in RULES {
+            let name = format!("{rule}.rules");
+            let from = Path::new("/usr/share/fapolicyd/sample-rules").join(&name);
+            fs::copy(&from, Path::new("/etc/fapolicyd/rules.d").join(&name))
+                .with_context(|| from.display().to_string())?;
+        }
+        let settings = fs::read_to_string(SETTINGS)?.replace("trust = rpmdb,file", "trust = debdb,file");
+        fs::write(SETTINGS, settings)?;
+        let compiled = Command::new("/usr/sbin/fagenrules").output()?;
+        ensure!(Path::new("/etc/fapolicyd/compiled.rules").exists(), "fagenrules: {compiled:?}");
         for folder in ["/run/fapolicyd", "/var/lib/fapolicyd"] {
             fs::create_dir_all(folder)?;
             // Its own user is the package's.

@@ -94,7 +94,7 @@ pub enum Tier {
     T2,
     /// fanotify.
     T3,
-    /// No tier of ours: the same rows against fapolicyd, Debian's package with its shipped rules, to compare with.
+    /// No tier of ours: the same rows against fapolicyd, Debian's package with upstream's rules, to compare with.
     Fapolicyd,
 }
 

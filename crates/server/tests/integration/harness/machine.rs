@@ -339,9 +339,9 @@ impl Gate {
                 let report = PreviewReport { policy: policy.clone(), state };
                 vec![FromAgent::Preview(Box::new(report))]
             }
-            FromServer::Welcome(_)
-            | FromServer::ExecutionsStored { .. }
-            | FromServer::Goodbye { .. } => Vec::new(),
+            FromServer::Welcome(_) | FromServer::ExecutionsStored { .. } | FromServer::Goodbye { .. } => {
+                Vec::new()
+            }
         }
     }
 

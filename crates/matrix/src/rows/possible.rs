@@ -92,7 +92,8 @@ fn login(lab: &mut Lab) -> Result<()> {
         lab,
         &format!(
             "(for i in $(seq 30); do sleep 1; test -e {MARKER} && break; echo {MARK}; done; echo exit) | \
-             socat -t 20 - \"EXEC:'login -f $account',pty,setsid,ctty\" >/dev/null || :"
+             socat -t 20 - \"EXEC:'login -f $account',pty,setsid,ctty,stderr\" >/run/login.out || :; \
+             test -e {MARKER} || {{ tail -c 300 /run/login.out >&2; exit 1; }}"
         ),
     )
 }

@@ -18,6 +18,8 @@ const COMMANDS: &[&str] = &[
     "machine actions",
     "machine restrict",
     "machine unrestrict",
+    "machine preview",
+    "machine break-glass-code",
     "machine tag",
     "machine tag add",
     "machine tag remove",

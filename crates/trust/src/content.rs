@@ -50,7 +50,7 @@ pub(crate) struct Content {
     pub(crate) md5: Md5Digest,
     pub(crate) sha256: Sha256Digest,
     pub(crate) stamp: Stamp,
-    /// An execute bit, or a beginning that the kernel or a loader would run: ELF, `#!`.
+    /// Whether it can be executed or loaded ([`is_executable`]).
     pub(crate) executable: bool,
 }
 
@@ -94,6 +94,11 @@ impl From<io::Error> for ReadError {
         }
         Self::Unreadable(Unreadable::Io(error.kind()))
     }
+}
+
+/// An execute bit, or a beginning that the kernel or a loader would run: ELF, `#!`.
+pub(crate) fn is_executable(mode: u32, beginning: &[u8]) -> bool {
+    mode & 0o111 != 0 || beginning.starts_with(b"\x7fELF") || beginning.starts_with(b"#!")
 }
 
 /// Reads files, with one buffer for all of them.
@@ -163,7 +168,7 @@ impl<'a> Reader<'a> {
             md5: md5.finalize().into(),
             sha256: Sha256Digest(sha256.finalize().into()),
             stamp: after,
-            executable: before.mode() & 0o111 != 0 || magic == *b"\x7fELF" || magic.starts_with(b"#!"),
+            executable: is_executable(before.mode(), &magic),
         }))
     }
 }

@@ -17,6 +17,7 @@ use crate::packages::{DatabaseError, open_file};
 use crate::root::Root;
 
 pub use diversions::{Diversion, read_diversions};
+pub(crate) use lines::{Line, Lines};
 pub use md5sums::read_md5sums;
 pub use status::{Package, Status, read_status};
 

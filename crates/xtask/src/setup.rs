@@ -47,6 +47,10 @@ pub(crate) const TEST: &[Package] = &[
     Package { name: "python3-venv", file: "/usr/share/doc/python3-venv" },
     // Its database is one that the inventory reads.
     Package { name: "rpm", file: "/usr/bin/rpmbuild" },
+    // They sign, and check, the repository that the trust in updates is tested with.
+    Package { name: "gpg", file: "/usr/bin/gpg" },
+    Package { name: "gpg-agent", file: "/usr/bin/gpg-agent" },
+    Package { name: "gpgv", file: "/usr/bin/gpgv" },
 ];
 
 /// What makes guests and boots them.

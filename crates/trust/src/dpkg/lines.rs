@@ -6,13 +6,13 @@ use std::io::{self, BufRead, Read as _};
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 /// Reads lines into one buffer.
-pub(super) struct Lines<R> {
+pub(crate) struct Lines<R> {
     input: R,
     line: Vec<u8>,
 }
 
 /// One line.
-pub(super) enum Line<'a> {
+pub(crate) enum Line<'a> {
     /// Without its newline.
     Text(&'a [u8]),
     /// Longer than the limit; skipped.
@@ -20,12 +20,12 @@ pub(super) enum Line<'a> {
 }
 
 impl<R: BufRead> Lines<R> {
-    pub(super) fn new(input: R) -> Self {
+    pub(crate) fn new(input: R) -> Self {
         Self { input, line: Vec::new() }
     }
 
     /// The next line, `None` at the end.
-    pub(super) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
         self.line.clear();
         let length = self.input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut self.line)?;
         if length == 0 {

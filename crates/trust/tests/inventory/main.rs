@@ -14,6 +14,7 @@ use policy::baseline::Baseline;
 use sha2::Sha256;
 use trust::{Comparison, Error, Explanation, Inventory, PackageManager, ScanReport, Unreadable};
 
+mod apt;
 mod damage;
 mod rpm;
 mod scan;

@@ -39,7 +39,7 @@ impl Repository {
             fs::create_dir_all(repository.path(name)).unwrap();
         }
         fs::set_permissions(repository.path("gnupg"), fs::Permissions::from_mode(0o700)).unwrap();
-        repository.build_archive();
+        repository.build_archive(PROGRAM);
         repository.describe();
         repository.sign();
         repository
@@ -49,12 +49,12 @@ impl Repository {
         self.folder.path().join(name)
     }
 
-    fn build_archive(&self) {
+    fn build_archive(&self, program: &[u8]) {
         let control = "Package: hello\nVersion: 1\nArchitecture: amd64\nMaintainer: A <a@example.org>\nDescription: x\n";
         fs::write(self.path("tree/DEBIAN/control"), control).unwrap();
         for (name, content, mode) in [
             ("tree/DEBIAN/postinst", SCRIPT, 0o755),
-            ("tree/usr/bin/hello", PROGRAM, 0o755),
+            ("tree/usr/bin/hello", program, 0o755),
             ("tree/usr/share/text", b"nothing to run", 0o644),
         ] {
             fs::write(self.path(name), content).unwrap();
@@ -161,8 +161,7 @@ fn whatever_breaks_the_chain_vouches_for_nothing() {
 
     // Another archive under the same name.
     let archive = fs::read(&repository.archive).unwrap();
-    fs::write(repository.path("tree/usr/bin/hello"), b"#!/bin/sh\necho evil\n").unwrap();
-    repository.build_archive();
+    repository.build_archive(b"#!/bin/sh\necho evil\n");
     repository.assert_refused(unnamed);
 
     // A list that names it, and is not the one that was signed.

@@ -37,9 +37,10 @@ pub struct PolicySettings {
     #[schema(max_items = 8, examples(json!([])))]
     pub manifest_keys: Vec<String>,
     /// What each guard does, by its name: `enforce`, `audit` or `off`.
-    #[schema(example = json!({ "ptrace": "enforce" }))]
+    #[schema(required = true, examples(json!({ "ptrace": "enforce" })))]
     pub guards: BTreeMap<String, String>,
     /// What people on the machine are told.
+    #[schema(required = true)]
     pub notice: Notice,
 }
 

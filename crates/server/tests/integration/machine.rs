@@ -50,6 +50,7 @@ async fn a_machine_has_every_field_of_the_contract() {
         "executionRestriction": {
             "desired": "Released", "reported": "Released", "generation": 0, "since": since,
             "policy": null, "drift": false, "backend": "fanotify", "endsAt": null, "eventsDropped": 0,
+        "brokenGlassAt": null,
         },
     });
     assert_eq!(body, expected);

@@ -61,7 +61,7 @@ async fn settings_are_applied_shown_whole_and_compared() {
             "proc_mem": "enforce", "block_devices": "enforce", "binfmt": "enforce", "bpf": "audit",
             "own_files": "enforce", "own_processes": "enforce", "own_bpf": "enforce",
         },
-        "notice": {"text": "", "contact": "", "silent": false},
+        "notice": {"text": "", "contact": "", "silent": false}, "manifestKeys": [],
     });
     assert_eq!(before["settings"], expected);
     let settings = json!({

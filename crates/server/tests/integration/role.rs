@@ -19,7 +19,7 @@ async fn a_role_is_what_was_put() {
     assert_eq!(admin.get(&path).await.expect_status(200), role);
     let list = admin.get(ROLES).await.expect_status(200);
     assert_eq!((&list["value"][0]["name"], &list["value"][1]), (&json!("Administrator"), &role));
-    assert_eq!(list["value"][0]["rights"].as_array().map(Vec::len), Some(6));
+    assert_eq!(list["value"][0]["rights"].as_array().map(Vec::len), Some(7));
     // What is left out of a document is empty.
     let plain = admin.put(&path, &json!({"name": "Tier 1"})).await.expect_status(200);
     let expected =

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::client::{Client, Reply};
 use crate::harness::machine::{Behavior, Machine};
 use crate::harness::server::TestServer;
+use crate::harness::wait_until;
 
 const ZERO_ID: &str = "00000000-0000-0000-0000-000000000000";
 
@@ -194,6 +195,19 @@ async fn change(server: &TestServer, client: &Client, route: &Route) -> (Reply, 
         ("POST", "/api/machines/{machine}/unrestrictCodeExecution") => {
             let machine = Machine::enroll(server, "lab-unrestrict").await;
             (client.unrestrict(&machine.id).await, "machine_unrestrict", machine.id)
+        }
+        ("POST", "/api/machines/{machine}/breakGlassCode") => {
+            let (machine, _connection) = Machine::online(server, "lab-break-glass").await;
+            let path = format!("/api/machines/{}/breakGlassCode", machine.id);
+            let mut reply = None;
+            wait_until("the server knows that the machine holds codes", async || {
+                let shown = client.post_raw(&path, None, "").await;
+                let is_shown = shown.status == 201;
+                reply = Some(shown);
+                is_shown
+            })
+            .await;
+            (reply.unwrap(), "break_glass_code_show", machine.id)
         }
         ("POST", "/api/machines/{machine}/tags") => {
             let machine = Machine::enroll(server, "lab-tag").await;

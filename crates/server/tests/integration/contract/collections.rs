@@ -392,6 +392,7 @@ async fn s3_execution_restriction() {
     let expected = json!({
         "desired": "Restricted", "reported": "Restricted", "generation": 1, "since": restriction["since"],
         "policy": "default", "drift": false, "backend": "fanotify", "endsAt": null, "eventsDropped": 0,
+        "brokenGlassAt": null,
     });
     assert_eq!(restriction, expected);
 }

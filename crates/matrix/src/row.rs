@@ -184,12 +184,28 @@ pub enum Gap {
     Mappings,
     /// Code that a program makes in its own memory.
     AnonymousMemory,
+    /// fanotify's marks reach no mount that is attached nowhere.
+    DetachedMounts,
+    /// fanotify holds no guard.
+    Guards,
+    /// Shells read what they like.
+    Shells,
+    /// At the BPF tiers interpreters start as at the level `open`.
+    Interpreters,
 }
 
 impl Gap {
     /// Every gap.
     #[cfg(test)]
-    const ALL: &[Self] = &[Self::Memfd, Self::Mappings, Self::AnonymousMemory];
+    const ALL: &[Self] = &[
+        Self::Memfd,
+        Self::Mappings,
+        Self::AnonymousMemory,
+        Self::DetachedMounts,
+        Self::Guards,
+        Self::Shells,
+        Self::Interpreters,
+    ];
 
     /// The words of docs/limitations.md that say it.
     pub fn words(self) -> &'static str {
@@ -197,6 +213,10 @@ impl Gap {
             Self::Memfd => "`memfd_create` and `fexecve`",
             Self::Mappings => "libraries (`LD_PRELOAD`, `dlopen`)",
             Self::AnonymousMemory => "anonymous executable memory",
+            Self::DetachedMounts => "mounts that are attached nowhere",
+            Self::Guards => "**T3 holds no guard.**",
+            Self::Shells => "**Shells read what they like.**",
+            Self::Interpreters => "**Interpreters are programs at T1 and T2.**",
         }
     }
 
@@ -205,6 +225,10 @@ impl Gap {
             Self::Memfd => "memfd",
             Self::Mappings => "mappings",
             Self::AnonymousMemory => "anonymous-memory",
+            Self::DetachedMounts => "detached-mounts",
+            Self::Guards => "guards",
+            Self::Shells => "shells",
+            Self::Interpreters => "interpreters",
         }
     }
 }

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 const KEYRINGS_MAX: usize = 64;
 /// The longest keyring, in bytes; Debian's largest has 60 KB.
 const KEYRING_BYTES_MAX: u64 = 1 << 20;
-/// The keyrings that apt believes, as binary OpenPGP: `/etc/apt/trusted.gpg`, `trusted.gpg.d`, and what sources name as
+/// The keyrings that apt believes, as binary `OpenPGP`: `/etc/apt/trusted.gpg`, `trusted.gpg.d`, and what sources name as
 /// `Signed-By` (`sources.list(5)`). What cannot be read counts for nothing.
 pub fn keyrings(root: &Path) -> Vec<Vec<u8>> {
     let apt = root.join("etc/apt");

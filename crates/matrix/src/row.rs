@@ -192,6 +192,12 @@ pub enum Gap {
     Shells,
     /// At the BPF tiers interpreters start as at the level `open`.
     Interpreters,
+    /// Tools with a small language of their own.
+    SmallLanguages,
+    /// Hosts of macros and plug-ins.
+    Macros,
+    /// Virtual machines.
+    Machines,
 }
 
 impl Gap {
@@ -205,6 +211,9 @@ impl Gap {
         Self::Guards,
         Self::Shells,
         Self::Interpreters,
+        Self::SmallLanguages,
+        Self::Macros,
+        Self::Machines,
     ];
 
     /// The words of docs/limitations.md that say it.
@@ -217,6 +226,9 @@ impl Gap {
             Self::Guards => "**T3 holds no guard.**",
             Self::Shells => "**Shells read what they like.**",
             Self::Interpreters => "**Interpreters are programs at T1 and T2.**",
+            Self::SmallLanguages => "**Small languages are no interpreters.**",
+            Self::Macros => "**Macros and plug-ins**",
+            Self::Machines => "**Virtual machines**",
         }
     }
 
@@ -229,6 +241,9 @@ impl Gap {
             Self::Guards => "guards",
             Self::Shells => "shells",
             Self::Interpreters => "interpreters",
+            Self::SmallLanguages => "small-languages",
+            Self::Macros => "macros",
+            Self::Machines => "machines",
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Rows 21 to 32: interpreters, and living off the land.
 
 use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,7 +11,7 @@ use domain::allow_policy::{Effect, Matcher, Rule};
 use domain::policy_settings::{DualUse, Interpreters};
 
 use crate::gate::digest;
-use crate::lab::{Lab, MARKER, write_program};
+use crate::lab::{Lab, MARKER, give_to_user, helper, write_program};
 use crate::row::Expected::{Allowed, Denied, NotStopped, OutOfReach};
 use crate::row::{BOTH, Expected, Gap, Row, Tier, Who};
 use crate::tries::{Seen, Try};
@@ -20,8 +22,12 @@ pub(super) const ROWS: &[Row] = &[
     Row::fast(22, "interpreters that are scripts", chain),
     Row::fast(23, "a shell is given a script", shell),
     Row::fast(24, "another interpreter is given a script", interpreter),
+    Row::fast(25, "code on a command line", one_liners),
+    Row::fast(26, "code from a pipe or a connection", piped),
+    Row::fast(28, "bytecode", bytecode),
     Row::fast(29, "programs that start others", starters),
     Row::fast(31, "formats that are registered with binfmt_misc", formats),
+    Row::fast(32, "a host of macros", macros),
 ];
 
 /// What a script of a shell marks by.
@@ -168,6 +174,127 @@ fn interpreter(lab: &mut Lab) -> Result<()> {
     at_level(lab, Interpreters::Open, &open)?;
     at_level(lab, Interpreters::Default, &held)?;
     at_level(lab, Interpreters::Strict, &held)
+}
+
+fn one_liners(lab: &mut Lab) -> Result<()> {
+    let nowhere = Path::new("-");
+    let interpreters = [
+        ["/usr/bin/python3", "-c", PYTHON].as_slice(),
+        &["/usr/bin/python3", "-Ic", PYTHON],
+        &["/usr/bin/python3", "-m", "timeit", "-n1", "-r1", PYTHON],
+        &["/usr/bin/perl", "-e", PERL],
+        &["/usr/bin/perl", "-E", PERL],
+        &["/usr/bin/perl", "-ne", PERL, "/etc/passwd"],
+        &["/usr/bin/perl", "-M-strict;open(F, '>', '/run/cordon-marker/ran')", "-e", "1"],
+        &["/usr/bin/lua", "-e", LUA],
+        &["/usr/bin/env", "python3", "-c", PYTHON],
+        &["/bin/bash", "-c", "exec python3 -c \"open('/run/cordon-marker/ran', 'w')\""],
+        &["/usr/bin/find", "/etc/passwd", "-exec", "python3", "-c", PYTHON, ";"],
+        &["/usr/bin/awk", "BEGIN { system(\"lua -e \\\"io.open('/run/cordon-marker/ran', 'w')\\\"\") }"],
+    ]
+    .map(|words| by_level(Try::run(&words.join(" "), words, nowhere), Denied));
+    let tools = [
+        ["/usr/bin/awk", AWK].as_slice(),
+        &["/usr/bin/awk", "BEGIN { system(\": > /run/cordon-marker/ran\") }"],
+        &["/usr/bin/awk", "BEGIN { \": > /run/cordon-marker/ran\" | getline }"],
+        &["/usr/bin/busybox", "awk", AWK],
+        &["/usr/bin/sed", "-n", "w /run/cordon-marker/ran", "/etc/passwd"],
+        &["/usr/bin/sed", "-n", "1e : > /run/cordon-marker/ran", "/etc/passwd"],
+        &["/usr/bin/find", "/etc/passwd", "-fprint", MARKER],
+        &["/usr/bin/find", "/etc/passwd", "-exec", "touch", MARKER, ";"],
+        &["/usr/bin/split", "--filter=: > /run/cordon-marker/ran", "/etc/passwd"],
+        &["/usr/bin/flock", "/etc/passwd", "-c", MARK],
+    ]
+    .map(|words| Try::run(&words.join(" "), words, nowhere).expect(NotStopped(Gap::SmallLanguages)));
+    lab.check(&interpreters.into_iter().chain(tools).collect::<Vec<_>>())
+}
+
+/// Sends the shell's script to whoever connects, and tells where.
+fn serve() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // Who does not listen any more does not run it, either.
+            drop(stream.write_all(format!("{MARK}\n").as_bytes()));
+        }
+    });
+    Ok(port)
+}
+
+fn piped(lab: &mut Lab) -> Result<()> {
+    // The names that udev makes elsewhere.
+    for (name, target) in [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0")] {
+        if fs::symlink_metadata(name).is_err() {
+            std::os::unix::fs::symlink(target, name)?;
+        }
+    }
+    let folder = lab.disk()?;
+    let nowhere = Path::new("-");
+    let mut tries = Vec::new();
+    for (program, text) in [("python3", PYTHON), ("perl", PERL), ("lua", LUA), ("bash", MARK), ("sh", MARK)] {
+        let path = folder.join(program);
+        write_program(&path, format!("{text}\n").as_bytes())?;
+        let path = path.display();
+        for line in [
+            format!("{program} - < {path}"),
+            format!("cat {path} | {program} -"),
+            format!("{program} /dev/stdin < {path}"),
+            format!("{program} <(cat {path})"),
+            format!("{program} - <<'END'\n{text}\nEND\n"),
+        ] {
+            // Of these two, `-` is no name for what is piped.
+            let line = if text == MARK { line.replace(" -", "") } else { line };
+            let at_t3 = if text == MARK { NotStopped(Gap::Shells) } else { Denied };
+            tries.push(by_level(Try::run(&line, ["/bin/bash", "-c", &line], nowhere), at_t3));
+        }
+    }
+    let connected = format!("exec 3<>/dev/tcp/127.0.0.1/{}; read -r line <&3; eval \"$line\"", serve()?);
+    for line in [&connected, ". <(echo ': > /run/cordon-marker/ran')"] {
+        tries.push(by_level(Try::run(line, ["/bin/bash", "-c", line], nowhere), NotStopped(Gap::Shells)));
+    }
+    lab.check(&tries)
+}
+
+fn bytecode(lab: &mut Lab) -> Result<()> {
+    let folder = lab.disk()?;
+    let place = |name: &str| folder.join(name);
+    write_program(&place("code.py"), PYTHON.as_bytes())?;
+    write_program(&place("code.lua"), LUA.as_bytes())?;
+    fs::create_dir(place("app"))?;
+    write_program(&place("app/__main__.py"), PYTHON.as_bytes())?;
+    let compile = "import py_compile, sys; py_compile.compile(sys.argv[1], cfile=sys.argv[2])";
+    run(Command::new("/usr/bin/python3").args(["-c", compile]).args([place("code.py"), place("code.pyc")]))?;
+    run(Command::new("/usr/bin/luac").arg("-o").args([place("code.luac"), place("code.lua")]))?;
+    run(Command::new("/usr/bin/python3")
+        .args(["-m", "zipapp", "-p", "/usr/bin/python3", "-o"])
+        .args([place("app.pyz"), place("app")]))?;
+    for name in ["code.pyc", "code.luac", "app.pyz"] {
+        give_to_user(&place(name), 0o755)?;
+    }
+    let given = |program: &str, name: &str| {
+        let words = [Path::new("/usr/bin").join(program), place(name)];
+        by_level(Try::run(name, &words, &place(name)), Denied)
+    };
+    lab.check(&[
+        given("python3", "code.pyc"),
+        given("lua", "code.luac"),
+        given("python3", "app.pyz"),
+        given("python3", "app"),
+        Try::exec(&place("app.pyz")),
+    ])
+}
+
+fn macros(lab: &mut Lab) -> Result<()> {
+    let folder = lab.disk()?;
+    let path = lab.payload("static", &folder.join("payload"))?;
+    let (document, starter) = (folder.join("document"), folder.join("starter"));
+    write_program(&document, b"mark\n")?;
+    write_program(&starter, format!("run {}\n", path.display()).as_bytes())?;
+    lab.check(&[
+        Try::run("a macro", [&helper("host"), &document], &document).expect(NotStopped(Gap::Macros)),
+        Try::run("a macro that starts a program", [&helper("host"), &starter], &path),
+    ])
 }
 
 fn starters(lab: &mut Lab) -> Result<()> {

@@ -10,7 +10,7 @@ use domain::policy_settings::{Guard, GuardMode};
 
 use crate::gate::digest;
 use crate::lab::{Lab, MARKER, helper, write_program};
-use crate::row::Expected::{Allowed, Detected, NotStopped};
+use crate::row::Expected::{Allowed, Detected, NotStopped, OutOfReach};
 use crate::row::{Gap, Row, Tier, Who};
 use crate::tries::{Seen, Try};
 
@@ -20,6 +20,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::fast(52, "a new mount", mounted),
     Row::fast(53, "a user's own mount namespace", own_namespace),
     Row::fast(54, "another root, with a loader and libraries of its own", another_root),
+    Row::fast(56, "a virtual machine", machine),
     Row::fast(57, "a kernel module", module),
     Row::fast(58, "another kernel", another_kernel),
     Row::fast(59, "BPF programs in the kernel", bpf),
@@ -153,6 +154,13 @@ fn another_root(lab: &mut Lab) -> Result<()> {
         unshare("chroot to a static program", &chroot("static"), &fixed),
         unshare("pivot_root", &pivot, &fixed).seen(Seen::Containing("/static")),
     ])
+}
+
+fn machine(lab: &mut Lab) -> Result<()> {
+    let kvm = Path::new("/dev/kvm").exists();
+    let program = helper("machine");
+    let expected = if kvm { NotStopped(Gap::Machines) } else { OutOfReach };
+    lab.check(&[Try::run("KVM", [&program], &program).needs_root().by(Who::Root, expected)])
 }
 
 /// A module of Debian's without its signature: as good as one that somebody built.

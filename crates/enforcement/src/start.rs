@@ -28,6 +28,8 @@ use crate::responder::Answer;
 
 /// How many threads look.
 const THREADS: usize = 4;
+/// How often a process is looked at whose caller is not asleep yet, a millisecond apart.
+const LOOKS_MAX: u32 = 20;
 /// The most threads of one process that are looked at.
 const THREADS_MAX: usize = 1024;
 /// The most arguments, and bytes of each: what is longer is not looked at, which speaks against it.
@@ -155,15 +157,16 @@ struct Call {
 impl Call {
     /// The one such call of a process; none when there are several, so that nobody knows which is asked about.
     fn of(pid: i32) -> Option<Self> {
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-        let mut calls = Vec::new();
-        for (index, thread) in threads.enumerate() {
-            let call = fs::read_to_string(thread.ok()?.path().join("syscall")).unwrap_or_default();
-            calls.extend(parse(&call));
-            if index >= THREADS_MAX {
-                return None;
+        let mut looks = 0;
+        let calls = loop {
+            let (calls, is_any_running) = calls_of(pid)?;
+            looks += 1;
+            if !calls.is_empty() || !is_any_running || looks == LOOKS_MAX {
+                break calls;
             }
-        }
+            // The question was read before the thread that asks it went to sleep: most often on a single processor.
+            std::thread::sleep(Duration::from_millis(1));
+        };
         let [Pointers { folder, name, arguments, environment }] = *calls.as_slice() else { return None };
         let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
         let name = text(&memory, name, ARGUMENT_BYTES_MAX)?;
@@ -271,6 +274,21 @@ struct Pointers {
     name: u64,
     arguments: u64,
     environment: u64,
+}
+
+/// The calls that the threads of a process wait in, and whether any thread waits in none because it runs.
+fn calls_of(pid: i32) -> Option<(Vec<Pointers>, bool)> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let (mut calls, mut is_any_running) = (Vec::new(), false);
+    for (index, thread) in threads.enumerate() {
+        let call = fs::read_to_string(thread.ok()?.path().join("syscall")).unwrap_or_default();
+        is_any_running |= call.trim_ascii() == "running";
+        calls.extend(parse(&call));
+        if index >= THREADS_MAX {
+            return None;
+        }
+    }
+    Some((calls, is_any_running))
 }
 
 /// Reads `/proc/PID/task/TID/syscall`: the call's number and its six arguments, when it is one that executes.

@@ -39,7 +39,7 @@ fn every_target_holds_on_its_seeds_and_near_them() {
 #[test]
 fn the_seeds_are_worth_their_name() {
     // Each target has a seed that is accepted, else the replay would only ever see refusals.
-    let accepted: [(&str, fn(&[u8]) -> bool); 7] = [
+    let accepted: [(&str, fn(&[u8]) -> bool); 8] = [
         ("token", fuzz::is_token),
         ("kernel_event", fuzz::is_kernel_event),
         ("unit_file", fuzz::starts_something),

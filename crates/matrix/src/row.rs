@@ -198,6 +198,10 @@ pub enum Gap {
     Macros,
     /// Virtual machines.
     Machines,
+    /// The disk, or the file, that a filesystem lies on.
+    Disks,
+    /// fanotify sees no writing into a layer of an overlay.
+    Layers,
 }
 
 impl Gap {
@@ -214,6 +218,8 @@ impl Gap {
         Self::SmallLanguages,
         Self::Macros,
         Self::Machines,
+        Self::Disks,
+        Self::Layers,
     ];
 
     /// The words of docs/limitations.md that say it.
@@ -229,6 +235,8 @@ impl Gap {
             Self::SmallLanguages => "**Small languages are no interpreters.**",
             Self::Macros => "**Macros and plug-ins**",
             Self::Machines => "**Virtual machines**",
+            Self::Disks => "**Loop devices",
+            Self::Layers => "writing directly into a layer below it is not seen",
         }
     }
 
@@ -244,6 +252,8 @@ impl Gap {
             Self::SmallLanguages => "small-languages",
             Self::Macros => "macros",
             Self::Machines => "machines",
+            Self::Disks => "disks",
+            Self::Layers => "layers",
         }
     }
 }

@@ -70,9 +70,14 @@ impl ControlPlane {
 
     /// The next order, signed.
     pub fn order(&mut self, desired: Desired) -> String {
+        self.order_with(desired, |_| {})
+    }
+
+    /// The next order, with something changed before it is signed.
+    pub fn order_with(&mut self, desired: Desired, change: impl FnOnce(&mut Order)) -> String {
         self.generation += 1;
         let now = Timestamp::from(SystemTime::now());
-        let order = Order {
+        let mut order = Order {
             machine: self.machine,
             fence: Fence { store_epoch: 1, incarnation: 1, generation: self.generation },
             action: MachineActionId(uuid::Uuid::new_v4()),
@@ -82,6 +87,7 @@ impl ControlPlane {
             not_after: now.plus(Duration::from_secs(3600)),
             ends_at: None,
         };
+        change(&mut order);
         String::from_utf8_lossy(&order.sign(&self.key).to_bytes()).into_owned()
     }
 

@@ -34,7 +34,6 @@ pub(super) const ROWS: &[Row] = &[
     Row::fast(73, "Cordon's files are replaced", files_replaced),
     Row::fast(75, "more questions than a queue holds", queue_overflow),
     Row::fast(76, "more refusals than are told of", events_overflow),
-    Row::fast(78, "one user floods", flooded),
     Row::fast(79, "names that are long or strange", names),
     Row::fast(80, "the clock is set", clock),
     Row::fast(81, "another listener permits", listener),
@@ -407,41 +406,6 @@ fn events_overflow(lab: &mut Lab) -> Result<()> {
             (false, None) => Got::DeniedUnseen,
         };
         lab.record(who, "1,600 executions", Denied, Ok(got));
-    }
-    lab.lift()
-}
-
-/// While one floods, the other's listed program runs and his unlisted one does not.
-fn flooded(lab: &mut Lab) -> Result<()> {
-    let folder = lab.disk()?;
-    let (path, flooding) = (folder.join("payload"), folder.join("flooding"));
-    lab.payload("static", &path)?;
-    lab.payload("static", &flooding)?;
-    lab.check(&[Try::exec(&path), Try::exec(&flooding)])?;
-    lab.restrict()?;
-    for (who, other) in [(Who::User, Who::Root), (Who::Root, Who::User)] {
-        let mut child = flood(&flooding, other, ["4", "100000"]).process_group(0).spawn()?;
-        let listed = || -> Result<Duration> {
-            let start = Instant::now();
-            Try::run("listed", [helper("mark")], &path).run_now(who)?;
-            let elapsed = start.elapsed();
-            ensure!(take_marker()?, "a listed program does not run beside a flood");
-            Ok(elapsed)
-        };
-        let listed: Result<Vec<_>> = (0..10).map(|_| listed()).collect();
-        lab.forget_events()?;
-        let payload = Try::exec(&path).run_now(who).and_then(|()| take_marker());
-        let group = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
-        nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL)?;
-        child.wait()?;
-        let slowest = listed.and_then(|all| all.into_iter().max().context("no runs"));
-        let allowed = slowest.and_then(|slowest| {
-            ensure!(slowest < Duration::from_secs(10), "a listed program took {slowest:?}");
-            Ok(Got::Ran)
-        });
-        lab.record(who, "a listed program beside another user's flood", Allowed, allowed);
-        let denied = payload.map(|ran| if ran { Got::Ran } else { Got::DeniedUnseen });
-        lab.record(who, "an unlisted one", DeniedUnseen, denied);
     }
     lab.lift()
 }

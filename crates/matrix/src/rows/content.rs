@@ -33,8 +33,6 @@ pub(super) const ROWS: &[Row] = &[
     Row::fast(44, "writing to the disk below a filesystem", disk),
     Row::fast(47, "writing into a layer below an overlay", layer),
     Row::fast(48, "a file of 1 TiB", huge),
-    Row::fast(49, "a program that the package database knows by its MD5 only", weak_digest),
-    Row::fast(50, "the package database is changed", package_database),
 ];
 
 /// All programs that [`changed`] makes are of this size.
@@ -448,38 +446,4 @@ fn huge(lab: &mut Lab) -> Result<()> {
         lab.record(who, "listed programs meanwhile", Allowed, got);
     }
     lab.lift()
-}
-
-/// Enters a program into dpkg's database as a file of a package.
-fn enter(path: &Path) -> Result<()> {
-    let info = Path::new("/var/lib/dpkg/info");
-    let sum = Command::new("/usr/bin/md5sum").arg(path).output()?;
-    let sum = String::from_utf8_lossy(&sum.stdout);
-    let sum = sum.split(' ').next().unwrap_or_default();
-    ensure!(sum.len() == 32, "md5sum said {sum:?}");
-    let path = path.display().to_string();
-    for (file, line) in [
-        ("coreutils.list", format!("{path}\n")),
-        ("coreutils.md5sums", format!("{sum}  {}\n", path.trim_start_matches('/'))),
-    ] {
-        let file = info.join(file);
-        let mut text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        text.push_str(&line);
-        fs::write(&file, text)?;
-    }
-    Ok(())
-}
-
-fn weak_digest(lab: &mut Lab) -> Result<()> {
-    let path = PathBuf::from("/usr/bin/payload-of-row-49");
-    lab.payload("static", &path)?;
-    enter(&path)?;
-    lab.check(&[Try::exec(&path)])
-}
-
-fn package_database(lab: &mut Lab) -> Result<()> {
-    let path = PathBuf::from("/usr/bin/payload-of-row-50");
-    lab.payload("static", &path)?;
-    let entered = path.clone();
-    lab.check(&[Try::exec(&path).before(move |_| enter(&entered))])
 }

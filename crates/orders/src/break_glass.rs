@@ -237,12 +237,11 @@ impl VerifiedBreakGlass {
     /// # Errors
     /// [`VerifyError`], which says what is wrong.
     pub fn verify(bytes: &[u8], keys: &TrustedKeys, machine: MachineId) -> Result<Self, VerifyError> {
-        let payload =
-            Envelope::from_bytes(bytes, BreakGlassStatement::BYTES_MAX)?.verify(STATEMENT_TYPE, keys)?;
-        let statement = serde_json::from_slice::<StatementDocument>(&payload)
-            .map_err(text_of)
-            .and_then(StatementDocument::read)
-            .map_err(VerifyError::Unreadable)?;
+        let statement = Envelope::from_bytes(bytes, BreakGlassStatement::BYTES_MAX)?.document(
+            STATEMENT_TYPE,
+            keys,
+            StatementDocument::read,
+        )?;
         if statement.machine != machine {
             return Err(VerifyError::OtherMachine(statement.machine));
         }
@@ -292,12 +291,11 @@ impl VerifiedBreakGlassLog {
     /// # Errors
     /// [`VerifyError`], which says what is wrong.
     pub fn verify(bytes: &[u8], gate: PublicKey, machine: MachineId) -> Result<Self, VerifyError> {
-        let payload = Envelope::from_bytes(bytes, BreakGlassLog::BYTES_MAX)?
-            .verify(LOG_TYPE, &TrustedKeys::new([gate]))?;
-        let log = serde_json::from_slice::<LogDocument>(&payload)
-            .map_err(text_of)
-            .and_then(LogDocument::read)
-            .map_err(VerifyError::Unreadable)?;
+        let log = Envelope::from_bytes(bytes, BreakGlassLog::BYTES_MAX)?.document(
+            LOG_TYPE,
+            &TrustedKeys::new([gate]),
+            LogDocument::read,
+        )?;
         if log.machine != machine {
             return Err(VerifyError::OtherMachine(log.machine));
         }

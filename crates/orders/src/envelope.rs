@@ -5,10 +5,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::digest::Sha256Digest;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use crate::key::{SigningKey, TRUSTED_KEYS_MAX, TrustedKeys};
+use crate::order::text_of;
 
 /// A payload with its signatures. Nothing in it is to be believed before it is verified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,11 +110,7 @@ impl Envelope {
     }
 
     /// The payload's bytes, once a trusted key is found to have signed them as `payload_type`.
-    pub(crate) fn verify(
-        &self,
-        payload_type: &'static str,
-        keys: &TrustedKeys,
-    ) -> Result<Vec<u8>, VerifyError> {
+    fn verify(&self, payload_type: &'static str, keys: &TrustedKeys) -> Result<Vec<u8>, VerifyError> {
         if self.payload_type != payload_type {
             let found = self.payload_type.chars().take(80).collect();
             return Err(VerifyError::OtherType { found, expected: payload_type });
@@ -125,6 +123,18 @@ impl Envelope {
             <[u8; 64]>::try_from(bytes).is_ok_and(|bytes| key.verifies(&message, &bytes))
         });
         if trusted { Ok(payload) } else { Err(VerifyError::Untrusted) }
+    }
+
+    /// The document in the payload, as `read` understands it, once a trusted key is found to have signed it as
+    /// `payload_type`: the one way from bytes to what is acted on.
+    pub(crate) fn document<D: DeserializeOwned, T>(
+        &self,
+        payload_type: &'static str,
+        keys: &TrustedKeys,
+        read: impl FnOnce(D) -> Result<T, String>,
+    ) -> Result<T, VerifyError> {
+        let payload = self.verify(payload_type, keys)?;
+        serde_json::from_slice(&payload).map_err(text_of).and_then(read).map_err(VerifyError::Unreadable)
     }
 
     fn payload_bytes(&self) -> Result<Vec<u8>, VerifyError> {

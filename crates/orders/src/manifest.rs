@@ -109,11 +109,7 @@ impl VerifiedManifest {
     /// [`VerifyError`], which says what is wrong.
     pub fn verify_kept(bytes: &[u8], keys: &TrustedKeys) -> Result<Self, VerifyError> {
         let envelope = Envelope::from_bytes(bytes, Self::BYTES_MAX)?;
-        let payload = envelope.verify(PAYLOAD_TYPE, keys)?;
-        let manifest = serde_json::from_slice::<Document>(&payload)
-            .map_err(text_of)
-            .and_then(Document::read)
-            .map_err(VerifyError::Unreadable)?;
+        let manifest = envelope.document(PAYLOAD_TYPE, keys, Document::read)?;
         Ok(Self { manifest, digest: envelope.payload_digest()? })
     }
 

@@ -86,11 +86,8 @@ impl VerifiedOrder {
     /// # Errors
     /// [`VerifyError`], which says what is wrong.
     pub fn verify_kept(bytes: &[u8], keys: &TrustedKeys, machine: MachineId) -> Result<Self, VerifyError> {
-        let payload = Envelope::from_bytes(bytes, Order::BYTES_MAX)?.verify(PAYLOAD_TYPE, keys)?;
-        let order = serde_json::from_slice::<Document>(&payload)
-            .map_err(|error| error.to_string())
-            .and_then(Document::read)
-            .map_err(VerifyError::Unreadable)?;
+        let order =
+            Envelope::from_bytes(bytes, Order::BYTES_MAX)?.document(PAYLOAD_TYPE, keys, Document::read)?;
         if order.machine != machine {
             return Err(VerifyError::OtherMachine(order.machine));
         }

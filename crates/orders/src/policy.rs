@@ -51,11 +51,7 @@ impl VerifiedPolicy {
     /// [`VerifyError`], which says what is wrong.
     pub fn verify(bytes: &[u8], keys: &TrustedKeys) -> Result<Self, VerifyError> {
         let envelope = Envelope::from_bytes(bytes, Self::BYTES_MAX)?;
-        let payload = envelope.verify(PAYLOAD_TYPE, keys)?;
-        let policy = serde_json::from_slice::<Document>(&payload)
-            .map_err(text_of)
-            .and_then(Document::read)
-            .map_err(VerifyError::Unreadable)?;
+        let policy = envelope.document(PAYLOAD_TYPE, keys, Document::read)?;
         Ok(Self { policy, digest: envelope.payload_digest()? })
     }
 

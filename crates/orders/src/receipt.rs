@@ -110,12 +110,11 @@ impl VerifiedReceipt {
     /// # Errors
     /// [`VerifyError`], which says what is wrong.
     pub fn verify(bytes: &[u8], gate: PublicKey, machine: MachineId) -> Result<Self, VerifyError> {
-        let payload = Envelope::from_bytes(bytes, Receipt::BYTES_MAX)?
-            .verify(PAYLOAD_TYPE, &TrustedKeys::new([gate]))?;
-        let receipt = serde_json::from_slice::<Document>(&payload)
-            .map_err(text_of)
-            .and_then(Document::read)
-            .map_err(VerifyError::Unreadable)?;
+        let receipt = Envelope::from_bytes(bytes, Receipt::BYTES_MAX)?.document(
+            PAYLOAD_TYPE,
+            &TrustedKeys::new([gate]),
+            Document::read,
+        )?;
         if receipt.machine != machine {
             return Err(VerifyError::OtherMachine(receipt.machine));
         }
